@@ -1,0 +1,45 @@
+# Everything starts here; each target makes .venv and installs what it needs.
+
+PYTHON ?= python3
+export PYTHON
+RUN := .venv/bin
+
+.PHONY: help demo test lint bench docs clean
+
+help:
+	@echo "make demo    a stream survives a full link because it is in a flow (30 s)"
+	@echo "make test    all tests"
+	@echo "make lint    ruff, mypy strict, import rules"
+	@echo "make bench   speed, as ratios against named peers"
+	@echo "make docs    the documentation, into docs/_build/html"
+
+demo: .venv/.demo
+	@$(RUN)/qwave demo --chart demo.png
+
+test: .venv/.dev
+	@$(RUN)/python -m pytest
+
+lint: .venv/.dev
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/mypy
+	@$(RUN)/lint-imports
+
+bench: .venv/.dev
+	@$(RUN)/python bench/set_flow.py
+
+docs: .venv/.docs
+	@$(RUN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf .venv docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/.demo: pyproject.toml scripts/venv.sh
+	@scripts/venv.sh all && touch $@
+
+.venv/.dev: pyproject.toml scripts/venv.sh
+	@scripts/venv.sh dev && touch $@ .venv/.demo
+
+.venv/.docs: pyproject.toml scripts/venv.sh
+	@scripts/venv.sh docs && touch $@ .venv/.demo
