@@ -1,0 +1,1 @@
+"""The vocabulary: flows, marks, rates, endpoints, errors, estimates. No IO, no clock."""

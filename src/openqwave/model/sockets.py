@@ -1,0 +1,34 @@
+"""What the subsystem needs to know of an application's socket.
+
+The cookie is the kernel's own name for a socket (SO_COOKIE): unique while the system
+runs, the same through every descriptor of the socket, readable without rights. File
+numbers are reused within microseconds; a cookie is never.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openqwave.model.endpoint import Endpoint
+from openqwave.model.flow import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """One socket, as the kernel describes it at the call.
+
+    Attributes:
+        cookie: The kernel's name for the socket.
+        transport: TCP or UDP.
+        version: 4 for an IPv4 socket, 6 for an IPv6 one (dual-stack or not).
+        peer: What it is connected to, as the socket says it (perhaps IPv4-mapped).
+        namespace: The kernel's name for its network namespace; 0 where it has none.
+        interface: Index of the interface it is bound to, or 0.
+    """
+
+    cookie: int
+    transport: Transport
+    version: int
+    peer: Endpoint | None
+    namespace: int = 0
+    interface: int = 0
