@@ -1,0 +1,1 @@
+"""Who may have what: marks by policy, rights, quotas. Pure."""

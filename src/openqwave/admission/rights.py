@@ -1,0 +1,58 @@
+"""Who may do what: the kernel's word on a caller, weighed against the policy.
+
+Most of the interface needs no rights. Exact code points and the view over all flows do,
+as on Windows, where they belong to Administrators and Network Configuration Operators.
+An administrator here is effective uid 0 or CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from openqwave.model.codes import ErrorCode
+from openqwave.model.errors import Refusal
+
+if TYPE_CHECKING:
+    from openqwave.admission.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the kernel says of a caller.
+
+    Attributes:
+        effective_uid: The uid that rights are judged by.
+        has_net_admin: CAP_NET_ADMIN is in the effective set.
+        groups: Names of all groups the caller is in.
+    """
+
+    effective_uid: int
+    has_net_admin: bool
+    groups: frozenset[str]
+
+    @property
+    def is_administrator(self) -> bool:
+        """May the caller do everything?"""
+        return self.effective_uid == 0 or self.has_net_admin
+
+
+def refuse_exact_dscp(caller: Credentials, policy: Policy) -> Refusal | None:
+    """May the caller choose code points itself? None means yes."""
+    if caller.is_administrator or policy.operators_group in caller.groups:
+        return None
+    return Refusal(
+        ErrorCode.ERROR_ACCESS_DENIED,
+        "an exact DSCP needs effective uid 0, CAP_NET_ADMIN or membership of the group "
+        f"{policy.operators_group!r}; the flow keeps the marks of its traffic type",
+    )
+
+
+def refuse_enumeration(caller: Credentials) -> Refusal | None:
+    """May the caller see all flows? None means yes."""
+    if caller.is_administrator:
+        return None
+    return Refusal(
+        ErrorCode.ERROR_ACCESS_DENIED,
+        "listing all flows needs effective uid 0 or CAP_NET_ADMIN",
+    )
