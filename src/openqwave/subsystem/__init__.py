@@ -1,0 +1,1 @@
+"""The engine: requests and time in, effects out. Pure; shared by library and service."""

@@ -1,0 +1,76 @@
+"""What the engine wants done: kernel state applied, requests answered.
+
+`Apply` carries desired state, not commands: for each socket it touches, *all* flows that
+the socket is in and how each is to be treated. Applying the same plan twice changes
+nothing; an empty list of shares asks for the socket's own options back. Whether a
+mechanism can express the plan is the mechanism's to say.
+
+Each request is answered exactly once: with `Answer` among the effects of the request
+itself, or with one that a later input brings, or, when it was cancelled or its flow or
+handle ended, with the refusal ERROR_OPERATION_ABORTED.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from openqwave.model.endpoint import Endpoint
+    from openqwave.model.errors import Refusal
+    from openqwave.model.estimates import Fundamentals
+    from openqwave.model.flow import PacketPriority, Treatment
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One flow's part in one socket.
+
+    Attributes:
+        flow_id: The flow.
+        treatment: What its packets get.
+        sockets_in_flow: How many sockets share the flow's rate.
+        destinations: Where this socket's part of the flow goes; listed only when the
+            treatment holds a rate, because only pacing asks what lies on the way.
+    """
+
+    flow_id: int
+    treatment: Treatment
+    sockets_in_flow: int
+    destinations: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPlan:
+    """Everything wanted of one socket; no shares means: as the application had it."""
+
+    cookie: int
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Make the kernel so; report with `Engine.receive_applied` before anything else."""
+
+    plans: tuple[SocketPlan, ...]
+
+
+Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of a request: its value, or why not."""
+
+    request_id: int
+    result: Value | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The kernel took the plan; `gone` are the sockets that no longer exist."""
+
+    gone: frozenset[int] = frozenset()
+
+
+Effect: TypeAlias = Apply | Answer

@@ -1,0 +1,139 @@
+"""One flow: which sockets, what was asked of it, and what follows for its packets.
+
+What marks a flow's packets is a small state machine, kept as a table:
+
+    UNADMITTED   adaptive, no rate admitted yet: nothing changes on the wire
+    BY_TYPE      the policy's marks for the traffic type
+    BY_DSCP      one exact code point
+    ENDED        a rate of 0 ended shaping and marking, until a type or rate is set
+
+A contract that only shapes leaves packets unmarked whatever the state (the SDK header's
+word against the web page's).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from openqwave.admission.policy import Policy, queue_priority
+from openqwave.model.flow import UNTOUCHED, Contract, NoticeKind, Shaping, TrafficType, Treatment
+
+if TYPE_CHECKING:
+    from openqwave.model.endpoint import Endpoint
+
+
+class Marking(Enum):
+    """Where a flow's marks come from."""
+
+    UNADMITTED = "unadmitted"
+    BY_TYPE = "by type"
+    BY_DSCP = "by exact DSCP"
+    ENDED = "ended"
+
+
+class MarkingInput(Enum):
+    """What can change where the marks come from."""
+
+    SET_TYPE = "type set"
+    SET_DSCP = "DSCP set"
+    SET_RATE = "rate granted"
+    END_CONTRACT = "rate 0"
+
+
+# Adaptive flows are refused SET_DSCP before this table is asked.
+MARKING_TABLE: dict[tuple[Marking, MarkingInput], Marking] = {
+    (Marking.BY_TYPE, MarkingInput.SET_TYPE): Marking.BY_TYPE,
+    (Marking.BY_TYPE, MarkingInput.SET_DSCP): Marking.BY_DSCP,
+    (Marking.BY_TYPE, MarkingInput.SET_RATE): Marking.BY_TYPE,
+    (Marking.BY_TYPE, MarkingInput.END_CONTRACT): Marking.ENDED,
+    (Marking.BY_DSCP, MarkingInput.SET_TYPE): Marking.BY_TYPE,
+    (Marking.BY_DSCP, MarkingInput.SET_DSCP): Marking.BY_DSCP,
+    (Marking.BY_DSCP, MarkingInput.SET_RATE): Marking.BY_DSCP,
+    (Marking.BY_DSCP, MarkingInput.END_CONTRACT): Marking.ENDED,
+    (Marking.ENDED, MarkingInput.SET_TYPE): Marking.BY_TYPE,
+    (Marking.ENDED, MarkingInput.SET_DSCP): Marking.BY_DSCP,
+    (Marking.ENDED, MarkingInput.SET_RATE): Marking.BY_TYPE,
+    (Marking.ENDED, MarkingInput.END_CONTRACT): Marking.ENDED,
+    (Marking.UNADMITTED, MarkingInput.SET_TYPE): Marking.UNADMITTED,
+    (Marking.UNADMITTED, MarkingInput.SET_RATE): Marking.BY_TYPE,
+    (Marking.UNADMITTED, MarkingInput.END_CONTRACT): Marking.UNADMITTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that was asked of a flow and is in force."""
+
+    traffic_type: TrafficType
+    marking: Marking
+    dscp: int | None = None
+    contract: Contract | None = None
+
+    def with_type(self, traffic_type: TrafficType) -> Settings:
+        """A new type cancels an exact DSCP; an admitted rate stays."""
+        marking = MARKING_TABLE[self.marking, MarkingInput.SET_TYPE]
+        return Settings(traffic_type, marking, None, self.contract)
+
+    def with_dscp(self, dscp: int) -> Settings:
+        """One exact code point; the type stays for the day the DSCP is cancelled."""
+        marking = MARKING_TABLE[self.marking, MarkingInput.SET_DSCP]
+        return replace(self, marking=marking, dscp=dscp)
+
+    def with_contract(self, contract: Contract) -> Settings:
+        """A granted rate."""
+        marking = MARKING_TABLE[self.marking, MarkingInput.SET_RATE]
+        return replace(self, marking=marking, contract=contract)
+
+    def without_contract(self, *, is_adaptive: bool) -> Settings:
+        """Rate 0: no shaping, no marking."""
+        marking = MARKING_TABLE[self.marking, MarkingInput.END_CONTRACT]
+        if is_adaptive:
+            # With its admission gone an adaptive flow is where it began.
+            marking = Marking.UNADMITTED
+        return Settings(self.traffic_type, marking)
+
+    def treatment(self, policy: Policy) -> Treatment:
+        """What the kernel must do with the packets."""
+        if self.marking is Marking.UNADMITTED or self.marking is Marking.ENDED:
+            return UNTOUCHED
+        contract = self.contract
+        dscp = self.dscp if self.marking is Marking.BY_DSCP else policy.dscp_of(self.traffic_type)
+        if contract is None:
+            return UNTOUCHED if dscp is None else Treatment(dscp, queue_priority(dscp))
+        if contract.shaping is Shaping.SHAPE_ONLY:
+            dscp = None
+        return Treatment(
+            dscp,
+            None if dscp is None else queue_priority(dscp),
+            contract.rate_bps,
+            contract.shaping is Shaping.USE_NON_CONFORMANT_MARKINGS,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """A flow as the engine keeps it.
+
+    Attributes:
+        flow_id: Its id; never 0.
+        handle_id: The handle that owns it.
+        owner: The process that owns the handle.
+        is_adaptive: Admitted against its path; one socket, one destination.
+        settings: What is in force.
+        sockets: For each socket (by cookie) its destinations, in the order they came.
+        pending: Requests that wait for a condition, by kind.
+    """
+
+    flow_id: int
+    handle_id: int
+    owner: int
+    is_adaptive: bool
+    settings: Settings
+    sockets: dict[int, dict[Endpoint, None]] = field(default_factory=dict)
+    pending: dict[NoticeKind, int] = field(default_factory=dict)
+
+    def destination(self) -> Endpoint:
+        """The destination of an adaptive flow, which has exactly one."""
+        return next(iter(next(iter(self.sockets.values()))))

@@ -1,0 +1,180 @@
+"""Who holds what: handles, flows, and which flows each socket is in.
+
+Every change goes through here and is written to a journal, so that a call whose kernel
+work fails can be undone to the last entry: a failed call changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from openqwave.subsystem.effects import Share, SocketPlan
+from openqwave.subsystem.flows import Flow, Settings
+
+if TYPE_CHECKING:
+    from openqwave.admission.policy import Policy
+    from openqwave.model.endpoint import Endpoint
+
+# Flow ids are 32-bit, 0 means "none" and all ones is what C programs use for "invalid".
+_FLOW_IDS = (1 << 32) - 2
+
+_Undo: TypeAlias = Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """One client's connection.
+
+    Attributes:
+        handle_id: Its id; never 0.
+        owner: The process.
+        flows: Its flows by id.
+        tracked: The hosts it tracks.
+        is_lost: It died of a suspend or a restart; only closing it is left.
+    """
+
+    handle_id: int
+    owner: int
+    flows: dict[int, Flow] = field(default_factory=dict)
+    tracked: dict[Endpoint, None] = field(default_factory=dict)
+    is_lost: bool = False
+
+
+class Registry:
+    """All handles and flows, with an index from sockets to flows."""
+
+    def __init__(self, policy: Policy, first_flow_id: int) -> None:
+        self._policy = policy
+        self._next_flow_id = first_flow_id
+        self._next_handle_id = 1
+        self._journal: list[_Undo] = []
+        self.handles: dict[int, Handle] = {}
+        self.flows: dict[int, Flow] = {}
+        self._flows_of_socket: dict[int, dict[int, Flow]] = {}
+
+    def open_handle(self, owner: int) -> Handle:
+        """A new handle; not journalled, because nothing can fail after it."""
+        handle = Handle(self._next_handle_id, owner)
+        self._next_handle_id += 1
+        self.handles[handle.handle_id] = handle
+        return handle
+
+    def handles_of(self, owner: int) -> list[Handle]:
+        """All handles of one process."""
+        return [handle for handle in self.handles.values() if handle.owner == owner]
+
+    def new_flow(self, handle: Handle, settings: Settings, *, is_adaptive: bool) -> Flow:
+        """A flow without sockets yet."""
+        flow_id = self._next_flow_id
+        while flow_id in self.flows or flow_id == 0:
+            flow_id = flow_id % _FLOW_IDS + 1
+        self._next_flow_id = flow_id % _FLOW_IDS + 1
+        flow = Flow(flow_id, handle.handle_id, handle.owner, is_adaptive, settings)
+        self._insert(flow)
+        self._journal.append(lambda: self._delete(flow))
+        return flow
+
+    def end_flow(self, flow: Flow) -> tuple[int, ...]:
+        """Remove a flow with all its sockets; returns their cookies."""
+        cookies = tuple(flow.sockets)
+        for cookie in cookies:
+            self._unlink(flow, cookie)
+        self._delete(flow)
+
+        def undo() -> None:
+            self._insert(flow)
+            for cookie in cookies:
+                self._link(flow, cookie)
+
+        self._journal.append(undo)
+        return cookies
+
+    def put(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
+        """Add a (socket, destination) pair to a flow."""
+        if cookie not in flow.sockets:
+            flow.sockets[cookie] = {}
+            self._link(flow, cookie)
+        flow.sockets[cookie][destination] = None
+        self._journal.append(lambda: self._drop(flow, cookie, destination))
+
+    def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
+        """Remove a pair from a flow, which may be left empty."""
+        self._drop(flow, cookie, destination)
+        self._journal.append(lambda: self._restore(flow, cookie, {destination: None}))
+
+    def take_socket(self, flow: Flow, cookie: int) -> None:
+        """Remove all pairs of one socket from a flow, which may be left empty."""
+        destinations = flow.sockets.pop(cookie)
+        self._unlink(flow, cookie)
+        self._journal.append(lambda: self._restore(flow, cookie, destinations))
+
+    def change(self, flow: Flow, settings: Settings) -> None:
+        """Put other settings in force."""
+        before = flow.settings
+        flow.settings = settings
+
+        def undo() -> None:
+            flow.settings = before
+
+        self._journal.append(undo)
+
+    def commit(self) -> None:
+        """Keep what was changed."""
+        self._journal.clear()
+
+    def roll_back(self) -> None:
+        """Undo everything since the last commit."""
+        while self._journal:
+            self._journal.pop()()
+
+    def flows_of_socket(self, cookie: int) -> tuple[Flow, ...]:
+        """The flows that a socket is in, oldest first."""
+        return tuple(self._flows_of_socket.get(cookie, {}).values())
+
+    def sockets(self) -> tuple[int, ...]:
+        """The cookies of all sockets in flows."""
+        return tuple(self._flows_of_socket)
+
+    def plan(self, cookie: int) -> SocketPlan:
+        """Everything wanted of one socket, as things stand now."""
+        flows = self._flows_of_socket.get(cookie)
+        if flows is None:
+            return SocketPlan(cookie, ())
+        return SocketPlan(cookie, tuple(self._share(flow, cookie) for flow in flows.values()))
+
+    def _share(self, flow: Flow, cookie: int) -> Share:
+        treatment = flow.settings.treatment(self._policy)
+        destinations = () if treatment.rate_bps is None else tuple(flow.sockets[cookie])
+        return Share(flow.flow_id, treatment, len(flow.sockets), destinations)
+
+    def _insert(self, flow: Flow) -> None:
+        self.flows[flow.flow_id] = flow
+        self.handles[flow.handle_id].flows[flow.flow_id] = flow
+
+    def _delete(self, flow: Flow) -> None:
+        del self.flows[flow.flow_id]
+        del self.handles[flow.handle_id].flows[flow.flow_id]
+
+    def _link(self, flow: Flow, cookie: int) -> None:
+        self._flows_of_socket.setdefault(cookie, {})[flow.flow_id] = flow
+
+    def _unlink(self, flow: Flow, cookie: int) -> None:
+        flows = self._flows_of_socket[cookie]
+        del flows[flow.flow_id]
+        if not flows:
+            del self._flows_of_socket[cookie]
+
+    def _drop(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
+        destinations = flow.sockets[cookie]
+        del destinations[destination]
+        if not destinations:
+            del flow.sockets[cookie]
+            self._unlink(flow, cookie)
+
+    def _restore(self, flow: Flow, cookie: int, destinations: dict[Endpoint, None]) -> None:
+        if cookie not in flow.sockets:
+            flow.sockets[cookie] = {}
+            self._link(flow, cookie)
+        flow.sockets[cookie].update(destinations)
