@@ -1,0 +1,1 @@
+"""Sockets, routes, clocks, rights, links: IO without policy."""

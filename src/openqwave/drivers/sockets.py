@@ -1,0 +1,228 @@
+"""Applications' sockets: described at the call, found again later, never kept open.
+
+**Describing.** Everything is asked of the kernel (SO_DOMAIN, SO_TYPE, SO_PROTOCOL,
+SO_COOKIE, getpeername), because a Python object or a file number can be mistaken.
+
+**Finding again.** A mark has to be changed or taken off long after the call that set it,
+and a copy of the descriptor kept in between would hold the application's connection open
+after the application closed it: the peer would wait for an end that never comes. So only
+names are kept: a weak reference to the socket object where there is one, the file number,
+and the socket's cookie. A file number is reused within microseconds; whatever is found is
+therefore asked for its cookie first. A bare number is duplicated for the duration of the
+work, so that nothing else can slip under it in between; a socket object needs none of
+that, because its methods fail once it is closed. If both names lead nowhere (the
+application duplicated the descriptor and closed the first), all of the process's
+descriptors are searched for the cookie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
+
+from openqwave.model.codes import ErrorCode
+from openqwave.model.endpoint import Endpoint
+from openqwave.model.errors import Refusal
+from openqwave.model.flow import Transport
+from openqwave.model.sockets import SocketFacts
+
+# asm-generic/socket.h; the socket module has no names for them.
+SO_COOKIE = 57
+SO_BINDTOIFINDEX = 62
+SO_NETNS_COOKIE = 71
+_COOKIE_BYTES = 8
+
+_VERSIONS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
+_TRANSPORTS = {
+    (int(socket.SOCK_STREAM), socket.IPPROTO_TCP): Transport.TCP,
+    (int(socket.SOCK_DGRAM), socket.IPPROTO_UDP): Transport.UDP,
+}
+
+_T = TypeVar("_T")
+
+
+class HasFileno(Protocol):
+    """Anything that stands for a descriptor, such as asyncio's transport sockets."""
+
+    def fileno(self) -> int:
+        """The file number, or -1 when closed."""
+
+
+SocketLike: TypeAlias = "socket.socket | HasFileno | int"
+
+
+class _Copy(socket.socket):
+    """A duplicate descriptor of ours, to be closed after use."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """How to find a socket again."""
+
+    number: int
+    holder: weakref.ref[socket.socket] | None
+
+
+def _copy_of(number: int) -> _Copy:
+    copied = os.dup(number)
+    try:
+        return _Copy(fileno=copied)
+    except BaseException:
+        os.close(copied)
+        raise
+
+
+def _cookie_of(sock: socket.socket) -> int:
+    cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, _COOKIE_BYTES)
+    return int.from_bytes(cookie, sys.byteorder)
+
+
+def namespace_of(sock: socket.socket) -> int:
+    """The kernel's name for the socket's network namespace; 0 where it has none."""
+    try:
+        cookie = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, _COOKIE_BYTES)
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            # Before Linux 5.14 nothing tells namespaces apart by their sockets.
+            return 0
+        raise
+    return int.from_bytes(cookie, sys.byteorder)
+
+
+def _peer_of(sock: socket.socket, version: int) -> Endpoint | None:
+    try:
+        name = sock.getpeername()
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            return None
+        raise
+    if version == 4:
+        return Endpoint(socket.inet_aton(name[0]), name[1])
+    host = name[0].partition("%")[0]
+    return Endpoint(socket.inet_pton(socket.AF_INET6, host), name[1], name[3])
+
+
+def _describe(sock: socket.socket) -> SocketFacts | Refusal:
+    ask = sock.getsockopt
+    version = _VERSIONS.get(ask(socket.SOL_SOCKET, socket.SO_DOMAIN))
+    kind = ask(socket.SOL_SOCKET, socket.SO_TYPE), ask(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+    transport = _TRANSPORTS.get(kind)
+    if version is None or transport is None:
+        return Refusal(
+            ErrorCode.ERROR_NOT_SUPPORTED,
+            "only TCP and UDP sockets of IPv4 or IPv6 can be in flows",
+        )
+    return SocketFacts(
+        _cookie_of(sock),
+        transport,
+        version,
+        _peer_of(sock, version),
+        namespace_of(sock),
+        ask(socket.SOL_SOCKET, SO_BINDTOIFINDEX),
+    )
+
+
+def _ask(sock: SocketLike, question: Callable[[socket.socket], _T]) -> _T | Refusal:
+    """Put a question to whatever stands for a socket."""
+    try:
+        if isinstance(sock, socket.socket):
+            return question(sock)
+        with _copy_of(sock if isinstance(sock, int) else sock.fileno()) as copied:
+            return question(copied)
+    except (OSError, OverflowError, TypeError, ValueError, AttributeError) as error:
+        return Refusal(
+            ErrorCode.ERROR_INVALID_PARAMETER, f"{sock!r} is not an open socket: {error}"
+        )
+
+
+class SocketDirectory:
+    """The sockets that are in flows, by cookie."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, _Name] = {}
+
+    def describe(self, sock: SocketLike) -> SocketFacts | Refusal:
+        """What the kernel says of a socket.
+
+        Args:
+            sock: A socket object, a file number, or anything with a file number.
+
+        Returns:
+            The facts; ERROR_INVALID_PARAMETER for what is no open socket;
+            ERROR_NOT_SUPPORTED for protocols that cannot be in flows.
+        """
+        return _ask(sock, _describe)
+
+    def cookie_of(self, sock: SocketLike) -> int | Refusal:
+        """The kernel's name for a socket; ERROR_INVALID_PARAMETER for what is none."""
+        return _ask(sock, _cookie_of)
+
+    def remember(self, cookie: int, sock: SocketLike) -> None:
+        """Keep the names by which the socket can be found again."""
+        if isinstance(sock, int):
+            self._names[cookie] = _Name(sock, None)
+        elif isinstance(sock, socket.socket):
+            self._names[cookie] = _Name(sock.fileno(), weakref.ref(sock))
+        else:
+            self._names[cookie] = _Name(sock.fileno(), None)
+
+    def forget(self, cookie: int) -> None:
+        """Drop the names; the socket is in no flow any more."""
+        self._names.pop(cookie, None)
+
+    def is_gone(self, cookie: int) -> bool:
+        """Has the application closed the last descriptor of the socket?"""
+        sock = self.borrow(cookie)
+        self.give_back(sock)
+        return sock is None
+
+    def borrow(self, cookie: int) -> socket.socket | None:
+        """The socket, to be used at once and given back; None when it is gone."""
+        name = self._names.get(cookie)
+        if name is None:
+            return None
+        if name.holder is not None:
+            sock = name.holder()
+            if sock is not None and sock.fileno() >= 0 and _matches(sock, cookie):
+                return sock
+        return _copy_if(name.number, cookie) or self._search(cookie)
+
+    def give_back(self, sock: socket.socket | None) -> None:
+        """End the use; closes a copy, leaves the application's own object alone."""
+        if isinstance(sock, _Copy):
+            sock.close()
+
+    def _search(self, cookie: int) -> socket.socket | None:
+        """Look through all descriptors of the process."""
+        for entry in os.listdir("/proc/self/fd"):
+            sock = _copy_if(int(entry), cookie)
+            if sock is not None:
+                self._names[cookie] = _Name(int(entry), None)
+                return sock
+        return None
+
+
+def _matches(sock: socket.socket, cookie: int) -> bool:
+    with contextlib.suppress(OSError):
+        # Closed since: then it does not match.
+        return _cookie_of(sock) == cookie
+    return False
+
+
+def _copy_if(number: int, cookie: int) -> _Copy | None:
+    """A copy of the descriptor if it is that socket."""
+    try:
+        sock = _copy_of(number)
+    except OSError:
+        return None
+    if _matches(sock, cookie):
+        return sock
+    sock.close()
+    return None

@@ -1,0 +1,41 @@
+"""What every enforcement mechanism offers.
+
+`apply` takes desired state and is all or nothing: either the kernel was seen to accept
+every plan, or everything is as before and the refusal says why. Applying a plan twice
+changes nothing the second time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openqwave.model.errors import Refusal
+    from openqwave.model.flow import Treatment
+    from openqwave.subsystem.effects import Applied, SocketPlan
+
+
+class Backend(Protocol):
+    """One mechanism that carries out plans."""
+
+    @property
+    def name(self) -> str:
+        """What people call the mechanism."""
+
+    def apply(self, plans: tuple[SocketPlan, ...]) -> Applied | Refusal:
+        """Make the kernel so.
+
+        Returns:
+            `Applied` with the sockets that no longer exist, or a refusal:
+            ERROR_NOT_SUPPORTED for what the mechanism cannot express or the kernel lacks,
+            ERROR_ACCESS_DENIED for missing rights, ERROR_IO_DEVICE when the kernel took a
+            value and reads back another.
+        """
+
+    def observe(self) -> Mapping[int, Treatment]:
+        """What is in force by us, by socket cookie."""
+
+    def clean_up(self) -> None:
+        """Give every socket its own options back."""
