@@ -1,0 +1,1 @@
+"""The Python faces and the subsystem inside the process."""

@@ -1,0 +1,49 @@
+"""Destinations as Python programs write them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
+
+from openqwave.model.codes import ErrorCode
+from openqwave.model.endpoint import Endpoint
+from openqwave.model.errors import Refusal
+
+Host: TypeAlias = "str | IPv4Address | IPv6Address"
+
+# As `socket.connect` takes them: (host, port), for IPv6 also (host, port, flow
+# information, scope id), of which the flow information is ignored.
+Address: TypeAlias = "tuple[Host, int] | tuple[Host, int, int, int]"
+
+_MAX_PORT = 65_535
+_MAX_SCOPE_ID = (1 << 32) - 1
+
+
+def endpoint_of(address: Address) -> Endpoint | Refusal:
+    """An endpoint from an address tuple.
+
+    Args:
+        address: (host, port) or (host, port, flow information, scope id). The host is an
+            address, not a name: looking names up can block for seconds.
+
+    Returns:
+        The endpoint, or ERROR_INVALID_PARAMETER with what is wrong.
+    """
+    try:
+        host, port, *rest = address
+        scope_id = rest[1] if len(rest) == 2 else 0
+        if len(rest) not in (0, 2) or not all(isinstance(n, int) for n in (port, scope_id)):
+            raise ValueError("expected (host, port) or (host, port, flowinfo, scope_id)")
+        if not (0 <= port <= _MAX_PORT and 0 <= scope_id <= _MAX_SCOPE_ID):
+            raise ValueError("the port or the scope id is out of range")
+        return Endpoint(ip_address(host).packed, port, scope_id)
+    except (TypeError, ValueError) as error:
+        return Refusal(
+            ErrorCode.ERROR_INVALID_PARAMETER,
+            f"{address!r} is no destination: {error}; give a numeric address and a port",
+        )
+
+
+def host_of(host: Host) -> Endpoint | Refusal:
+    """A host without a port, for what concerns whole paths."""
+    return endpoint_of((host, 0))

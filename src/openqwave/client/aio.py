@@ -1,0 +1,238 @@
+"""The Python face for asyncio: the same names as coroutines.
+
+Calls that only touch a socket's options take microseconds and are made in the loop's
+thread. Setting a rate may ask the kernel about interfaces for milliseconds and is made in
+another thread. Waiting is a pending operation whose answer the loop is told of; when the
+waiting task is cancelled, so is the operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from openqwave.client import sync
+from openqwave.client.embedded import Pending
+from openqwave.model.errors import Refusal, TimedOut
+from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator
+    from types import TracebackType
+
+    from openqwave.client.addresses import Address, Host
+    from openqwave.client.pacer import Pacer
+    from openqwave.client.session import Session
+    from openqwave.drivers.sockets import SocketLike
+    from openqwave.model.estimates import Fundamentals
+    from openqwave.model.flow import PacketPriority
+
+
+def open(*, embedded: bool = False, service: bool = False) -> Opening:  # noqa: A001 - as sync.open
+    """Open a handle, to be awaited or entered with ``async with``.
+
+    Args:
+        embedded: Insist on the engine inside this process.
+        service: Insist on the service.
+
+    Raises:
+        ServiceUnavailable: ERROR_SERVICE_DEPENDENCY_FAIL, when awaited.
+    """
+    return Opening(embedded=embedded, service=service)
+
+
+class Opening:
+    """A handle that is about to be opened."""
+
+    def __init__(self, *, embedded: bool, service: bool) -> None:
+        self._embedded = embedded
+        self._service = service
+        self._opened: Qos | None = None
+
+    def __await__(self) -> Generator[None, None, Qos]:
+        return self._open().__await__()
+
+    async def _open(self) -> Qos:
+        return Qos(sync.open(embedded=self._embedded, service=self._service))
+
+    async def __aenter__(self) -> Qos:
+        self._opened = await self
+        return self._opened
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+
+
+class Qos:
+    """One handle; see `openqwave.client.sync.Qos` for every call.
+
+    Attributes:
+        backend: Where the subsystem runs, and why.
+    """
+
+    def __init__(self, handle: sync.Qos) -> None:
+        self._handle = handle
+        self.backend = handle.backend
+
+    async def add_socket(
+        self,
+        sock: SocketLike,
+        destination: Address | None = None,
+        *,
+        traffic_type: TrafficType = TrafficType.BEST_EFFORT,
+        adaptive: bool = True,
+    ) -> Flow:
+        """Make a flow of a socket's traffic to one destination.
+
+        A transport's socket does: ``transport.get_extra_info("socket")``.
+        """
+        return Flow(
+            self._handle.add_socket(sock, destination, traffic_type=traffic_type, adaptive=adaptive)
+        )
+
+    async def flow_ids(self) -> tuple[int, ...]:
+        """The ids of all flows of the subsystem, ascending."""
+        return self._handle.flow_ids()
+
+    async def track(self, host: Host) -> None:
+        """Begin light experiments on the path to a host."""
+        self._handle.track(host)
+
+    async def untrack(self, host: Host) -> None:
+        """Lose the interest in a path."""
+        self._handle.untrack(host)
+
+    async def close(self) -> None:
+        """End the handle and its flows."""
+        self._handle.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class Flow:
+    """One flow; see `openqwave.client.sync.Flow` for every call.
+
+    Attributes:
+        id: Its number.
+    """
+
+    def __init__(self, flow: sync.Flow) -> None:
+        self._flow = flow
+        self.id = flow.id
+
+    async def add_socket(self, sock: SocketLike, destination: Address | None = None) -> None:
+        """Let another socket, or another destination of the same, join the flow."""
+        self._flow.add_socket(sock, destination)
+
+    async def remove_socket(self, sock: SocketLike) -> None:
+        """Take a socket out; the flow ends with its last one."""
+        self._flow.remove_socket(sock)
+
+    async def close(self) -> None:
+        """End the flow."""
+        self._flow.close()
+
+    async def set_traffic_type(self, traffic_type: TrafficType) -> None:
+        """Change what the flow carries, and so its marks."""
+        self._flow.set_traffic_type(traffic_type)
+
+    async def set_rate(
+        self,
+        rate_bps: int | None,
+        *,
+        shaping: Shaping = Shaping.SHAPE_AND_MARK,
+        reason: RateReason = RateReason.NOT_APPLICABLE,
+    ) -> None:
+        """Ask for a rate."""
+        await asyncio.to_thread(self._flow.set_rate, rate_bps, shaping=shaping, reason=reason)
+
+    async def set_dscp(self, dscp: int) -> None:
+        """Mark with one exact code point."""
+        self._flow.set_dscp(dscp)
+
+    async def fundamentals(self) -> Fundamentals:
+        """What is known of the path."""
+        return self._flow.fundamentals()
+
+    async def packet_priority(self) -> PacketPriority:
+        """The marks that are really applied."""
+        return self._flow.packet_priority()
+
+    async def rate_bps(self) -> int:
+        """The contract's rate."""
+        return self._flow.rate_bps()
+
+    async def wait_congested(self, timeout_s: float | None = None) -> None:
+        """Wait until the path is congested."""
+        await self._wait(NoticeKind.CONGESTED, None, timeout_s)
+
+    async def wait_uncongested(self, timeout_s: float | None = None) -> None:
+        """Wait until the path is not congested."""
+        await self._wait(NoticeKind.UNCONGESTED, None, timeout_s)
+
+    async def wait_available(self, rate_bps: int, timeout_s: float | None = None) -> None:
+        """Wait until the flow could be raised to a rate."""
+        await self._wait(NoticeKind.AVAILABLE, rate_bps, timeout_s)
+
+    async def notices(self) -> AsyncIterator[NoticeKind]:
+        """Every turn of the path, congested and uncongested, beginning with the first congestion.
+
+        Raises:
+            NotSupported: The path cannot be measured, or the flow is not adaptive.
+            OperationAborted: The flow or its handle ended.
+        """
+        kind = NoticeKind.CONGESTED
+        while True:
+            await self._wait(kind, None, None)
+            yield kind
+            kind = NoticeKind.UNCONGESTED if kind is NoticeKind.CONGESTED else NoticeKind.CONGESTED
+
+    def pacer(self, rate_bps: int | None = None) -> Pacer:
+        """A pacer for a sender that holds itself to a rate."""
+        return self._flow.pacer(rate_bps)
+
+    async def _wait(self, kind: NoticeKind, rate_bps: int | None, timeout_s: float | None) -> None:
+        session: Session = self._flow.session
+        answer = session.notify(self.id, kind, rate_bps)
+        if not isinstance(answer, Pending):
+            sync.value_of(answer)
+            return
+        try:
+            # Shielded: cancelling the task must cancel the operation, not just the future.
+            async with asyncio.timeout(timeout_s):
+                result = await asyncio.shield(asyncio.wrap_future(answer.future))
+        except TimeoutError:
+            if not isinstance(session.cancel(answer.request_id), Refusal):
+                raise TimedOut(f"not so within {timeout_s} s") from None
+            # The notice came in this very moment, and wins.
+            result = answer.future.result()
+        except asyncio.CancelledError:
+            session.cancel(answer.request_id)
+            raise
+        sync.value_of(result)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

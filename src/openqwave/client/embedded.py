@@ -1,0 +1,259 @@
+"""The subsystem inside the process: the engine, driven as an ordinary user.
+
+One engine serves all handles of a process, so that two libraries in one program see each
+other's flows and cannot mark one socket two ways. A lock makes each call one step:
+request in, kernel work done, answer out. Answers to *other* requests (a condition came
+true, an operation was aborted) are handed over after the lock is let go, so that nobody's
+callback can come back in.
+
+After a fork the child has a copy of everything, and none of it is its own: the sockets'
+options are shared with the parent, who looks after them. So handles belong to the
+process that opened them, and in any other they are invalid.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from openqwave.admission.policy import Policy
+from openqwave.drivers.clock import Clock, SystemClock
+from openqwave.drivers.links import Links
+from openqwave.drivers.routes import RouteProbe
+from openqwave.drivers.sockets import SocketDirectory
+from openqwave.enforcement.socket_options import SocketOptions
+from openqwave.model.codes import ErrorCode
+from openqwave.model.errors import Refusal
+from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, Value
+from openqwave.subsystem.engine import Engine
+from openqwave.subsystem.requests import CloseHandle, Request
+
+if TYPE_CHECKING:
+    from openqwave.drivers.sockets import SocketLike
+    from openqwave.enforcement.backend import Backend
+    from openqwave.model.endpoint import Endpoint
+    from openqwave.model.estimates import PathView
+    from openqwave.model.sockets import SocketFacts
+
+Result: TypeAlias = "Value | Refusal"
+
+# A shorter sleep than this is no suspend that a connection would notice; real ones take
+# seconds.
+_SHORTEST_SLEEP_NS = 100_000_000
+
+# Two clock readings can be torn apart by the scheduler; the largest difference of a few
+# is the true one (see `openqwave.drivers.clock`).
+_BASELINE_READINGS = 3
+
+# The low bits that flow ids of one process count in; above them stands its pid, so that
+# the ids of two embedded subsystems are not by chance the same.
+_FLOW_ID_BITS = 10
+
+_WRONG_PROCESS: Final = Refusal(
+    ErrorCode.ERROR_INVALID_HANDLE,
+    "the handle belongs to the process that opened it; open one in this process",
+)
+
+
+class Pending:
+    """A request that is still open.
+
+    Attributes:
+        request_id: Names it to `Cancel`.
+        future: Gets the result; cancelling the future itself does nothing to the request.
+    """
+
+    __slots__ = ("future", "request_id")
+
+    def __init__(self, request_id: int) -> None:
+        self.request_id = request_id
+        self.future: Future[Result] = Future()
+
+
+class Embedded:
+    """The engine with the drivers and the mechanism of an ordinary user."""
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        clock: Clock | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        """Start without handles.
+
+        Args:
+            policy: The administrator's decisions; the default policy when None.
+            clock: Tells the time and sleep; the kernel's clocks when None.
+            backend: Carries out plans; socket options when None.
+        """
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._clock = clock or SystemClock()
+        self._directory = SocketDirectory()
+        self._routes = RouteProbe()
+        self._backend = backend or SocketOptions(self._directory, Links())
+        self._engine = Engine(policy or Policy(), first_flow_id=self._pid << _FLOW_ID_BITS | 1)
+        self._pending: dict[int, Pending] = {}
+        self._next_request_id = 1
+        self._asleep_ns = max(self._clock.asleep_ns() for _ in range(_BASELINE_READINGS))
+        self._open_handles = 0
+
+    def belongs_here(self) -> bool:
+        """Is this the process that made it, and not a fork of it?"""
+        return os.getpid() == self._pid
+
+    def open_handle(self) -> int | Refusal:
+        """A new handle's id, or ERROR_NO_SYSTEM_RESOURCES."""
+        with self._lock:
+            if not self.belongs_here():
+                return _WRONG_PROCESS
+            handle_id = self._engine.open_handle(self._pid)
+            if not isinstance(handle_id, Refusal):
+                if self._open_handles == 0:
+                    atexit.register(self.close)
+                self._open_handles += 1
+            return handle_id
+
+    def submit(self, handle_id: int, request: Request) -> Result | Pending:
+        """Put one request to the engine and do what it wants done.
+
+        Args:
+            handle_id: Through which handle.
+            request: What is asked.
+
+        Returns:
+            The answer, or `Pending` when it comes later.
+        """
+        if not self.belongs_here():
+            # Before the lock: another thread may have held it when the process forked.
+            return _WRONG_PROCESS
+        others: list[Answer] = []
+        with self._lock:
+            self._notice_sleep(others)
+            request_id = self._next_request_id
+            self._next_request_id += 1
+            effects = self._engine.receive_request(
+                request_id, handle_id, request, now_ns=self._clock.now_ns()
+            )
+            result: Result | Pending | None = None
+            is_answered = False
+            for answer in self._carry_out(effects):
+                if answer.request_id == request_id:
+                    result, is_answered = answer.result, True
+                else:
+                    others.append(answer)
+            if not is_answered:
+                result = self._pending[request_id] = Pending(request_id)
+            elif type(request) is CloseHandle and not isinstance(result, Refusal):
+                self._let_go()
+            waiting = [(self._pending.pop(other.request_id), other.result) for other in others]
+        for pending, other_result in waiting:
+            pending.future.set_result(other_result)
+        return result
+
+    def describe(self, sock: SocketLike) -> SocketFacts | Refusal:
+        """What the kernel says of a socket; see `SocketDirectory.describe`."""
+        return self._directory.describe(sock)
+
+    def cookie_of(self, sock: SocketLike) -> int | Refusal:
+        """The kernel's name for a socket; see `SocketDirectory.cookie_of`."""
+        return self._directory.cookie_of(sock)
+
+    def submit_with_socket(
+        self, handle_id: int, request: Request, cookie: int, sock: SocketLike
+    ) -> Result | Pending:
+        """`submit` for a request that brings a socket to be found again later."""
+        if not self.belongs_here():
+            return _WRONG_PROCESS
+        with self._lock:
+            self._directory.remember(cookie, sock)
+            result = self.submit(handle_id, request)
+            if isinstance(result, Refusal):
+                if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep():
+                    result = self.submit(handle_id, request)
+                if not self._engine.holds(cookie):
+                    self._directory.forget(cookie)
+            return result
+
+    def refuse_route(self, destination: Endpoint, facts: SocketFacts | None) -> Refusal | None:
+        """Does a route lead there from the socket, or from this process? None means yes."""
+        with self._lock:
+            if facts is None:
+                return self._routes.refuse(destination)
+            return self._routes.refuse(
+                destination, namespace=facts.namespace, interface=facts.interface
+            )
+
+    def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
+        """What is known of the path to a host, from whoever measures it."""
+        with self._lock:
+            answers = self._carry_out(self._engine.receive_path_view(host, view))
+            waiting = [(self._pending.pop(answer.request_id), answer.result) for answer in answers]
+        for pending, result in waiting:
+            pending.future.set_result(result)
+
+    def close(self) -> None:
+        """End every handle; the sockets get their own options back."""
+        if not self.belongs_here():
+            return
+        for handle_id in self._engine.handle_ids():
+            self.submit(handle_id, CloseHandle())
+
+    def _let_go(self) -> None:
+        """After the last handle nothing of ours stays open."""
+        self._open_handles -= 1
+        if self._open_handles == 0:
+            self._routes.close()
+            atexit.unregister(self.close)
+
+    def _notice_sleep(self, others: list[Answer]) -> None:
+        asleep_ns = self._clock.asleep_ns()
+        if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
+            others += self._carry_out(self._engine.receive_interruption())
+        self._asleep_ns = max(asleep_ns, self._asleep_ns)
+
+    def _sweep(self) -> bool:
+        """Drop the sockets that the application has closed; were there any?"""
+        gone = [cookie for cookie in self._engine.sockets() if self._directory.is_gone(cookie)]
+        for answer in self._carry_out(self._engine.receive_sockets_gone(gone)):
+            self._pending.pop(answer.request_id).future.set_result(answer.result)
+        for cookie in gone:
+            self._directory.forget(cookie)
+        return bool(gone)
+
+    def _carry_out(self, effects: list[Effect]) -> list[Answer]:
+        answers: list[Answer] = []
+        for effect in effects:
+            if isinstance(effect, Apply):
+                outcome = self._backend.apply(effect.plans)
+                answers += self._carry_out(self._engine.receive_applied(outcome))
+                if isinstance(outcome, Applied):
+                    for plan in effect.plans:
+                        if not plan.shares or plan.cookie in outcome.gone:
+                            self._directory.forget(plan.cookie)
+            else:
+                answers.append(effect)
+        return answers
+
+
+_instance: Embedded | None = None
+_instance_lock = threading.Lock()
+
+
+def process_subsystem() -> Embedded:
+    """The one embedded subsystem of this process, made at first use."""
+    global _instance, _instance_lock  # noqa: PLW0603 - one engine per process is the point
+    instance = _instance
+    if instance is not None and instance.belongs_here():
+        return instance
+    if instance is not None:
+        # A forked child: the lock may have been held by a thread that is not here.
+        _instance_lock = threading.Lock()
+    with _instance_lock:
+        if _instance is None or not _instance.belongs_here():
+            _instance = Embedded()
+        return _instance

@@ -1,0 +1,127 @@
+"""One handle, as calls: where arguments become requests.
+
+This is the edge of the engine. What has to be asked of the kernel before the engine can
+judge (the socket, the route, the caller's credentials) is asked here; what was wrong
+travels inside the request, so that the engine reports errors in the contract's order.
+Results are values, refusals included; the Python faces raise them, the Windows face turns
+them into numbers.
+
+The engine's answers are typed by their request; the casts here say which answer goes with
+which request, once, for all faces.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from openqwave.drivers.credentials import own_credentials
+from openqwave.model.errors import Refusal
+from openqwave.model.estimates import Fundamentals
+from openqwave.model.flow import PacketPriority
+from openqwave.subsystem import requests as rq
+
+if TYPE_CHECKING:
+    from openqwave.client.embedded import Embedded, Pending
+    from openqwave.drivers.sockets import SocketLike
+    from openqwave.model.endpoint import Endpoint
+    from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+
+
+# What the questions about a flow are answered with.
+FlowAnswer: TypeAlias = "Fundamentals | PacketPriority | int"
+
+
+class Session:
+    """One handle of the embedded subsystem."""
+
+    __slots__ = ("_host", "handle_id")
+
+    def __init__(self, host: Embedded, handle_id: int) -> None:
+        self._host = host
+        self.handle_id = handle_id
+
+    def add_socket(
+        self,
+        flow_id: int,
+        sock: SocketLike,
+        destination: Endpoint | Refusal | None,
+        traffic_type: TrafficType,
+        *,
+        is_adaptive: bool,
+    ) -> int | Refusal:
+        """Put a socket into a flow; the value is the flow's id."""
+        facts = self._host.describe(sock)
+        if isinstance(facts, Refusal):
+            request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, None)
+            return cast("Refusal", self._host.submit(self.handle_id, request))
+        target = facts.peer if destination is None else destination
+        route = (
+            None
+            if target is None or isinstance(target, Refusal)
+            else self._host.refuse_route(target, facts)
+        )
+        request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, route)
+        result = self._host.submit_with_socket(self.handle_id, request, facts.cookie, sock)
+        return cast("int | Refusal", result)
+
+    def remove_socket(self, flow_id: int, sock: SocketLike | None) -> Refusal | None:
+        """Take a socket out of a flow; None takes them all and ends the flow."""
+        cookie = None if sock is None else self._host.cookie_of(sock)
+        result = self._host.submit(self.handle_id, rq.RemoveSocket(flow_id, cookie))
+        return cast("Refusal | None", result)
+
+    def set_traffic_type(self, flow_id: int, traffic_type: TrafficType) -> Refusal | None:
+        """Change the flow's traffic type."""
+        result = self._host.submit(self.handle_id, rq.SetTrafficType(flow_id, traffic_type))
+        return cast("Refusal | None", result)
+
+    def set_rate(
+        self, flow_id: int, rate_bps: int | None, shaping: Shaping, reason: RateReason
+    ) -> Refusal | None:
+        """Change the flow's contract."""
+        result = self._host.submit(self.handle_id, rq.SetRate(flow_id, rate_bps, shaping, reason))
+        return cast("Refusal | None", result)
+
+    def set_dscp(self, flow_id: int, dscp: int) -> Refusal | None:
+        """Mark the flow with one exact code point."""
+        result = self._host.submit(self.handle_id, rq.SetDscp(flow_id, dscp, own_credentials()))
+        return cast("Refusal | None", result)
+
+    def query(self, flow_id: int, question: rq.Question) -> FlowAnswer | Refusal:
+        """Ask about a flow."""
+        request = rq.QueryFlow(flow_id, question, own_credentials())
+        result = self._host.submit(self.handle_id, request)
+        return cast("FlowAnswer | Refusal", result)
+
+    def notify(
+        self, flow_id: int, kind: NoticeKind, rate_bps: int | None
+    ) -> Refusal | Pending | None:
+        """Be told once when a condition holds."""
+        result = self._host.submit(self.handle_id, rq.NotifyFlow(flow_id, kind, rate_bps))
+        return cast("Refusal | Pending | None", result)
+
+    def start_tracking(self, host: Endpoint | Refusal) -> Refusal | None:
+        """Take an interest in the path to a host."""
+        route = None if isinstance(host, Refusal) else self._host.refuse_route(host, None)
+        result = self._host.submit(self.handle_id, rq.StartTracking(host, route))
+        return cast("Refusal | None", result)
+
+    def stop_tracking(self, host: Endpoint | Refusal) -> Refusal | None:
+        """Lose the interest."""
+        result = self._host.submit(self.handle_id, rq.StopTracking(host))
+        return cast("Refusal | None", result)
+
+    def enumerate_flows(self) -> tuple[int, ...] | Refusal:
+        """The ids of all flows, ascending."""
+        result = self._host.submit(self.handle_id, rq.EnumerateFlows(own_credentials()))
+        return cast("tuple[int, ...] | Refusal", result)
+
+    def cancel(self, request_id: int) -> Refusal | None:
+        """Abort a pending request of this handle."""
+        result = self._host.submit(self.handle_id, rq.Cancel(request_id))
+        return cast("Refusal | None", result)
+
+    def close(self) -> Refusal | None:
+        """End the handle and everything made through it."""
+        result = self._host.submit(self.handle_id, rq.CloseHandle())
+        return cast("Refusal | None", result)

@@ -1,0 +1,393 @@
+"""The Python face, blocking: `open`, `Qos`, `Flow`.
+
+Every call that fails raises a `QosError` of the class that goes with its Win32 code and
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+from openqwave.client.addresses import Address, Host, endpoint_of, host_of
+from openqwave.client.embedded import Pending, process_subsystem
+from openqwave.client.pacer import Pacer
+from openqwave.client.session import Session
+from openqwave.model.errors import (
+    InvalidParameter,
+    Refusal,
+    ServiceUnavailable,
+    TimedOut,
+    error_of,
+)
+from openqwave.model.estimates import Fundamentals
+from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping, TrafficType
+from openqwave.subsystem.requests import Question
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from openqwave.drivers.sockets import SocketLike
+    from openqwave.model.endpoint import Endpoint
+
+_T = TypeVar("_T")
+_E = TypeVar("_E", bound=IntEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where the subsystem runs, and why there.
+
+    Attributes:
+        name: ``embedded``: inside this process, as an ordinary user.
+        reason: Why it was chosen.
+    """
+
+    name: str
+    reason: str
+
+
+def choose_backend(*, embedded: bool, service: bool) -> Backend:
+    """Decide between the service and the engine inside the process.
+
+    Raises:
+        InvalidParameter: Both were insisted on.
+        ServiceUnavailable: The service was insisted on.
+    """
+    if embedded and service:
+        raise InvalidParameter("embedded=True and service=True exclude each other")
+    if service:
+        raise ServiceUnavailable(
+            "this version of openqwave has no service; leave service=True out to run embedded"
+        )
+    if embedded:
+        return Backend("embedded", "embedded=True was asked for")
+    if os.environ.get("QWAVE_SOCKET"):
+        return Backend("embedded", "QWAVE_SOCKET is set, but this version has no service to reach")
+    return Backend("embedded", "no service runs on this host")
+
+
+def value_of(result: _T | Refusal) -> _T:
+    """The value of an answer; raises what was refused."""
+    if isinstance(result, Refusal):
+        raise error_of(result)
+    return result
+
+
+def open(*, embedded: bool = False, service: bool = False) -> Qos:  # noqa: A001 - the face's name
+    """Open a handle to the subsystem.
+
+    Args:
+        embedded: Insist on the engine inside this process.
+        service: Insist on the service.
+
+    Returns:
+        The handle; close it, or use it in a ``with`` statement.
+
+    Raises:
+        ServiceUnavailable: ERROR_SERVICE_DEPENDENCY_FAIL.
+        NoSystemResources: This process holds too many handles.
+    """
+    backend = choose_backend(embedded=embedded, service=service)
+    return Qos(open_session(), backend)
+
+
+def open_session() -> Session:
+    """A handle of the embedded subsystem, below the faces."""
+    host = process_subsystem()
+    handle_id = host.open_handle()
+    if isinstance(handle_id, Refusal):
+        raise error_of(handle_id)
+    return Session(host, handle_id)
+
+
+class Qos:
+    """One handle; everything made through it ends with it.
+
+    Attributes:
+        backend: Where the subsystem runs, and why.
+        session: The handle's calls below this face.
+    """
+
+    def __init__(self, session: Session, backend: Backend) -> None:
+        self.session = session
+        self.backend = backend
+
+    def add_socket(
+        self,
+        sock: SocketLike,
+        destination: Address | None = None,
+        *,
+        traffic_type: TrafficType = TrafficType.BEST_EFFORT,
+        adaptive: bool = True,
+    ) -> Flow:
+        """Make a flow of a socket's traffic to one destination (QOSAddSocketToFlow).
+
+        Args:
+            sock: A TCP or UDP socket, or its file number.
+            destination: (host, port); None for a connected socket's peer.
+            traffic_type: What the flow carries.
+            adaptive: True: nothing changes on the wire until a rate is admitted.
+                False: marked from now on; more sockets and destinations can join.
+
+        Raises:
+            InvalidParameter: No socket, or a destination that does not fit it.
+            NotSupported: Neither TCP nor UDP; or the socket is in a flow of other marks.
+            HostUnreachable: No route leads there.
+            NoSystemResources: A quota is used up.
+        """
+        result = self.session.add_socket(
+            0,
+            sock,
+            target_of(destination),
+            member_of(TrafficType, traffic_type),
+            is_adaptive=adaptive,
+        )
+        return Flow(self.session, value_of(result))
+
+    def flow_ids(self) -> tuple[int, ...]:
+        """The ids of all flows of the subsystem, ascending (QOSEnumerateFlows).
+
+        Raises:
+            AccessDenied: The caller is no administrator.
+        """
+        return value_of(self.session.enumerate_flows())
+
+    def track(self, host: Host) -> None:
+        """Begin light experiments on the path to a host (QOSStartTrackingClient).
+
+        Raises:
+            InvalidParameter: No address of one host.
+            HostUnreachable: No route leads there.
+            NotSupported: The path cannot be measured.
+        """
+        value_of(self.session.start_tracking(host_of(host)))
+
+    def untrack(self, host: Host) -> None:
+        """Lose the interest in a path (QOSStopTrackingClient).
+
+        Raises:
+            InvalidParameter: The host is not tracked.
+        """
+        value_of(self.session.stop_tracking(host_of(host)))
+
+    def close(self) -> None:
+        """End the handle and its flows; sockets get their own options back.
+
+        Closing twice is harmless.
+        """
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Flow:
+    """One flow; ends with `close`, its handle, or its last socket.
+
+    Attributes:
+        id: Its number, as the Windows face has it.
+        session: The handle's calls below this face.
+    """
+
+    def __init__(self, session: Session, flow_id: int) -> None:
+        self.session = session
+        self.id = flow_id
+
+    def add_socket(self, sock: SocketLike, destination: Address | None = None) -> None:
+        """Let another socket, or another destination of the same, join the flow.
+
+        Raises:
+            InvalidParameter: The flow is adaptive, or as for `Qos.add_socket`.
+            NotSupported: As for `Qos.add_socket`.
+            HostUnreachable: No route leads there.
+            NoSystemResources: A quota is used up.
+        """
+        value_of(
+            self.session.add_socket(
+                self.id, sock, target_of(destination), TrafficType.BEST_EFFORT, is_adaptive=False
+            )
+        )
+
+    def remove_socket(self, sock: SocketLike) -> None:
+        """Take a socket out; the flow ends with its last one (QOSRemoveSocketFromFlow).
+
+        Raises:
+            FlowNotFound: The flow has ended.
+            InvalidParameter: The socket is not in the flow.
+        """
+        value_of(self.session.remove_socket(self.id, sock))
+
+    def close(self) -> None:
+        """End the flow; a flow that has ended already is left at that."""
+        self.session.remove_socket(self.id, None)
+
+    def set_traffic_type(self, traffic_type: TrafficType) -> None:
+        """Change what the flow carries, and so its marks; cancels an exact DSCP.
+
+        Raises:
+            FlowNotFound: The flow has ended.
+            NotSupported: The socket is in another flow too, whose marks would differ.
+        """
+        value_of(self.session.set_traffic_type(self.id, member_of(TrafficType, traffic_type)))
+
+    def set_rate(
+        self,
+        rate_bps: int | None,
+        *,
+        shaping: Shaping = Shaping.SHAPE_AND_MARK,
+        reason: RateReason = RateReason.NOT_APPLICABLE,
+    ) -> None:
+        """Ask for a rate; once granted, traffic is treated accordingly.
+
+        Args:
+            rate_bps: Bits per second with IP and transport headers; 0 ends the contract
+                and with it marking; None asks for the policy's small default share.
+            shaping: What happens to the excess.
+            reason: Why it changes.
+
+        Raises:
+            NetworkBusy: The path cannot carry it; a contract in force stays.
+            NotSupported: The excess cannot be treated so here.
+            FlowNotFound: The flow has ended.
+            InvalidParameter: The rate is out of range.
+        """
+        value_of(
+            self.session.set_rate(
+                self.id, rate_bps, member_of(Shaping, shaping), member_of(RateReason, reason)
+            )
+        )
+
+    def set_dscp(self, dscp: int) -> None:
+        """Mark with one exact code point.
+
+        Args:
+            dscp: 0 to 63.
+
+        Raises:
+            AccessDenied: Needs an administrator or the operators' group.
+            NotSupported: The flow is adaptive.
+            InvalidParameter: Out of range.
+            FlowNotFound: The flow has ended.
+        """
+        value_of(self.session.set_dscp(self.id, dscp))
+
+    def fundamentals(self) -> Fundamentals:
+        """What is known of the path: capacity, available bandwidth, round-trip time.
+
+        Raises:
+            NotSupported: The path cannot be measured.
+            NoData: Nothing is known yet.
+            FlowNotFound: The flow has ended.
+        """
+        return cast("Fundamentals", value_of(self.session.query(self.id, Question.FUNDAMENTALS)))
+
+    def packet_priority(self) -> PacketPriority:
+        """The marks that are really applied.
+
+        Raises:
+            FlowNotFound: The flow has ended.
+        """
+        result = self.session.query(self.id, Question.PACKET_PRIORITY)
+        return cast("PacketPriority", value_of(result))
+
+    def rate_bps(self) -> int:
+        """The contract's rate.
+
+        Raises:
+            NoData: No rate is set.
+            FlowNotFound: The flow has ended.
+        """
+        return cast("int", value_of(self.session.query(self.id, Question.OUTGOING_RATE)))
+
+    def wait_congested(self, timeout_s: float | None = None) -> None:
+        """Wait until the path is congested; see `wait_available`."""
+        self._wait(NoticeKind.CONGESTED, None, timeout_s)
+
+    def wait_uncongested(self, timeout_s: float | None = None) -> None:
+        """Wait until the path is not congested; see `wait_available`."""
+        self._wait(NoticeKind.UNCONGESTED, None, timeout_s)
+
+    def wait_available(self, rate_bps: int, timeout_s: float | None = None) -> None:
+        """Wait until the flow could be raised to a rate.
+
+        Args:
+            rate_bps: Above the present contract.
+            timeout_s: How long to wait; None for ever.
+
+        Raises:
+            TimedOut: The time is over; the operation is cancelled.
+            NotSupported: The path cannot be measured, or the flow is not adaptive.
+            InvalidParameter: The rate is not above the present contract.
+            AlreadyExists: Somebody waits for the same on this flow.
+            OperationAborted: The flow or its handle ended.
+            FlowNotFound: The flow has ended.
+        """
+        self._wait(NoticeKind.AVAILABLE, rate_bps, timeout_s)
+
+    def pacer(self, rate_bps: int | None = None) -> Pacer:
+        """A pacer for a sender that holds itself to a rate.
+
+        Args:
+            rate_bps: The rate; None for the contract's.
+
+        Raises:
+            NoData: No rate is given and none is set.
+        """
+        return Pacer(self.rate_bps() if rate_bps is None else rate_bps)
+
+    def _wait(self, kind: NoticeKind, rate_bps: int | None, timeout_s: float | None) -> None:
+        answer = self.session.notify(self.id, kind, rate_bps)
+        if not isinstance(answer, Pending):
+            value_of(answer)
+            return
+        try:
+            result = answer.future.result(timeout_s)
+        except FutureTimeout:
+            if not isinstance(self.session.cancel(answer.request_id), Refusal):
+                raise TimedOut(f"not so within {timeout_s} s") from None
+            # The notice came in this very moment, and wins.
+            result = answer.future.result()
+        except BaseException:
+            self.session.cancel(answer.request_id)
+            raise
+        value_of(result)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def member_of(kind: type[_E], value: int) -> _E:
+    """A member of an enumeration, from itself or its number.
+
+    Raises:
+        InvalidParameter: There is no such member.
+    """
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
+
+
+def target_of(destination: Address | None) -> Endpoint | Refusal | None:
+    """A destination argument as the session takes it."""
+    return None if destination is None else endpoint_of(destination)
