@@ -1,0 +1,88 @@
+"""What all tests share: network namespaces where they can be had, and the guards around them."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from openqwave.lab.namespaces import Availability, Rights, availability, enter_user_namespace
+
+if TYPE_CHECKING:
+    from openqwave.lab.topology import Host, Lab
+
+NAMESPACES = pytest.StashKey[Availability]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Become root of a user namespace where namespaces cannot be had otherwise."""
+    found = availability()
+    if found.rights is Rights.USER_NAMESPACE:
+        enter_user_namespace()
+    session.config.stash[NAMESPACES] = found
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how the kernel tests run, or why they do not."""
+    found = config.stash[NAMESPACES]
+    return f"network namespaces: {found.rights.value} {found.reason}".rstrip()
+
+
+def has_other_users() -> bool:
+    """Tell whether this process is root of more than one user id, "nobody" included."""
+    mapped = int(Path("/proc/self/uid_map").read_text(encoding="ascii").split()[2])
+    return os.geteuid() == 0 and mapped > 65_534
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what cannot run here, with the reason."""
+    found = config.stash[NAMESPACES]
+    for item in items:
+        if item.get_closest_marker("kernel") and not found:
+            item.add_marker(pytest.mark.skip(reason=found.reason))
+        if item.get_closest_marker("root") and not has_other_users():
+            item.add_marker(pytest.mark.skip(reason="needs root, and user ids other than its own"))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """An empty lab."""
+    # Here, because the netlink library takes long to import and most tests need none.
+    from openqwave.lab.topology import Lab
+
+    with Lab() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def pair(lab: Lab) -> tuple[Host, Host]:
+    """Two hosts, "left" and "right", on one link."""
+    left, right = lab.host("left"), lab.host("right")
+    lab.link(left, right)
+    return left, right
+
+
+def open_descriptors() -> dict[int, str]:
+    """Return this process's descriptors and what they are of."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # The one that listed the directory.
+            continue
+    return found
+
+
+@pytest.fixture
+def fd_guard() -> Iterator[None]:
+    """Fail the test if it leaves a descriptor open; name it before the other fixtures."""
+    gc.collect()
+    before = open_descriptors()
+    yield
+    gc.collect()
+    after = open_descriptors()
+    assert after.items() <= before.items(), f"left open: {dict(after.items() - before.items())}"
