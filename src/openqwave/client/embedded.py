@@ -27,7 +27,7 @@ from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, Value
+from openqwave.subsystem.effects import Answer, Applied, Effect, Value
 from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
@@ -139,18 +139,15 @@ class Embedded:
             effects = self._engine.receive_request(
                 request_id, handle_id, request, now_ns=self._clock.now_ns()
             )
-            result: Result | Pending | None = None
-            is_answered = False
-            for answer in self._carry_out(effects):
-                if answer.request_id == request_id:
-                    result, is_answered = answer.result, True
-                else:
-                    others.append(answer)
-            if not is_answered:
+            self._carry_out(effects, others)
+            # The answer to the request itself is the last, if there is one already.
+            if others and others[-1].request_id == request_id:
+                result: Result | Pending = others.pop().result
+                if type(request) is CloseHandle and not isinstance(result, Refusal):
+                    self._let_go()
+            else:
                 result = self._pending[request_id] = Pending(request_id)
-            elif type(request) is CloseHandle and not isinstance(result, Refusal):
-                self._let_go()
-            waiting = [(self._pending.pop(other.request_id), other.result) for other in others]
+            waiting = self._waiting(others) if others else ()
         for pending, other_result in waiting:
             pending.future.set_result(other_result)
         return result
@@ -191,8 +188,7 @@ class Embedded:
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
         """What is known of the path to a host, from whoever measures it."""
         with self._lock:
-            answers = self._carry_out(self._engine.receive_path_view(host, view))
-            waiting = [(self._pending.pop(answer.request_id), answer.result) for answer in answers]
+            waiting = self._waiting(self._engine.receive_path_view(host, view))
         for pending, result in waiting:
             pending.future.set_result(result)
 
@@ -212,32 +208,37 @@ class Embedded:
 
     def _notice_sleep(self, others: list[Answer]) -> None:
         asleep_ns = self._clock.asleep_ns()
-        if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
-            others += self._carry_out(self._engine.receive_interruption())
-        self._asleep_ns = max(asleep_ns, self._asleep_ns)
+        if asleep_ns > self._asleep_ns:
+            if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
+                self._carry_out(self._engine.receive_interruption(), others)
+            self._asleep_ns = asleep_ns
 
     def _sweep(self) -> bool:
         """Drop the sockets that the application has closed; were there any?"""
         gone = [cookie for cookie in self._engine.sockets() if self._directory.is_gone(cookie)]
-        for answer in self._carry_out(self._engine.receive_sockets_gone(gone)):
-            self._pending.pop(answer.request_id).future.set_result(answer.result)
+        answers = self._engine.receive_sockets_gone(gone)
+        for pending, result in self._waiting(answers):
+            pending.future.set_result(result)
         for cookie in gone:
             self._directory.forget(cookie)
         return bool(gone)
 
-    def _carry_out(self, effects: list[Effect]) -> list[Answer]:
-        answers: list[Answer] = []
+    def _waiting(self, answers: list[Answer]) -> list[tuple[Pending, Result]]:
+        """Who waits for these answers."""
+        return [(self._pending.pop(answer.request_id), answer.result) for answer in answers]
+
+    def _carry_out(self, effects: list[Effect], answers: list[Answer]) -> None:
+        """Do what the engine wants done; gather the answers."""
         for effect in effects:
-            if isinstance(effect, Apply):
-                outcome = self._backend.apply(effect.plans)
-                answers += self._carry_out(self._engine.receive_applied(outcome))
-                if isinstance(outcome, Applied):
-                    for plan in effect.plans:
-                        if not plan.shares or plan.cookie in outcome.gone:
-                            self._directory.forget(plan.cookie)
-            else:
+            if isinstance(effect, Answer):
                 answers.append(effect)
-        return answers
+                continue
+            outcome = self._backend.apply(effect.plans)
+            answers += self._engine.receive_applied(outcome)
+            if isinstance(outcome, Applied):
+                for plan in effect.plans:
+                    if not plan.shares or plan.cookie in outcome.gone:
+                        self._directory.forget(plan.cookie)
 
 
 _instance: Embedded | None = None

@@ -17,7 +17,6 @@ descriptors are searched for the cookie.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -38,6 +37,10 @@ SO_COOKIE = 57
 SO_BINDTOIFINDEX = 62
 SO_NETNS_COOKIE = 71
 _COOKIE_BYTES = 8
+
+# Names of the socket module cost a look-up each, and these are used for every call.
+_SOCKET, _DOMAIN, _TYPE = socket.SOL_SOCKET, socket.SO_DOMAIN, socket.SO_TYPE
+_PROTOCOL = socket.SO_PROTOCOL
 
 _VERSIONS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
 _TRANSPORTS = {
@@ -80,14 +83,14 @@ def _copy_of(number: int) -> _Copy:
 
 
 def _cookie_of(sock: socket.socket) -> int:
-    cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, _COOKIE_BYTES)
+    cookie = sock.getsockopt(_SOCKET, SO_COOKIE, _COOKIE_BYTES)
     return int.from_bytes(cookie, sys.byteorder)
 
 
 def namespace_of(sock: socket.socket) -> int:
     """The kernel's name for the socket's network namespace; 0 where it has none."""
     try:
-        cookie = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, _COOKIE_BYTES)
+        cookie = sock.getsockopt(_SOCKET, SO_NETNS_COOKIE, _COOKIE_BYTES)
     except OSError as error:
         if error.errno == errno.ENOPROTOOPT:
             # Before Linux 5.14 nothing tells namespaces apart by their sockets.
@@ -111,9 +114,8 @@ def _peer_of(sock: socket.socket, version: int) -> Endpoint | None:
 
 def _describe(sock: socket.socket) -> SocketFacts | Refusal:
     ask = sock.getsockopt
-    version = _VERSIONS.get(ask(socket.SOL_SOCKET, socket.SO_DOMAIN))
-    kind = ask(socket.SOL_SOCKET, socket.SO_TYPE), ask(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-    transport = _TRANSPORTS.get(kind)
+    version = _VERSIONS.get(ask(_SOCKET, _DOMAIN))
+    transport = _TRANSPORTS.get((ask(_SOCKET, _TYPE), ask(_SOCKET, _PROTOCOL)))
     if version is None or transport is None:
         return Refusal(
             ErrorCode.ERROR_NOT_SUPPORTED,
@@ -125,7 +127,7 @@ def _describe(sock: socket.socket) -> SocketFacts | Refusal:
         version,
         _peer_of(sock, version),
         namespace_of(sock),
-        ask(socket.SOL_SOCKET, SO_BINDTOIFINDEX),
+        ask(_SOCKET, SO_BINDTOIFINDEX),
     )
 
 
@@ -210,10 +212,11 @@ class SocketDirectory:
 
 
 def _matches(sock: socket.socket, cookie: int) -> bool:
-    with contextlib.suppress(OSError):
-        # Closed since: then it does not match.
+    try:
         return _cookie_of(sock) == cookie
-    return False
+    except OSError:
+        # Closed since: then it does not match.
+        return False
 
 
 def _copy_if(number: int, cookie: int) -> _Copy | None:

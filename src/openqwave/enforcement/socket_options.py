@@ -1,34 +1,27 @@
 """Marks and pacing by options on the application's own sockets; needs no rights.
 
-**Marking** takes three options, and their order matters (measured on Linux 6.18, the same
-in net/ipv4/ip_sockglue.c and net/ipv6/ipv6_sockglue.c):
-
-* IP_TOS marks IPv4 packets, including those that an IPv6 socket sends to IPv4-mapped
-  peers; IPV6_TCLASS marks IPv6 packets. A dual-stack socket needs both.
-* Writing IP_TOS resets the socket's priority to a value derived from the TOS bits, so
-  SO_PRIORITY is written last.
-* The two low bits of both belong to ECN and to the application. They are read and kept.
-  TCP keeps its own and ignores what is written there.
-
-**Restoring** gives back exactly what the application had. What it had is read before the
-first write. What it writes itself while the flow lasts is its last word: if an option no
-longer holds what was written here, the new value becomes what is restored; if only its
-ECN bits differ, those are kept.
+How a socket is marked is told in `openqwave.enforcement.marks`, how it is paced in
+`openqwave.enforcement.pacing`; here plans meet sockets.
 
 **Limits.** An option holds for all packets of a socket. So two flows that want different
 things of one socket are refused, as is anything that tells conformant packets from
-others. A socket whose priority was raised above 6 by somebody with rights could not be
-given that back by an ordinary user, so it is refused before anything is touched.
+others, and a rate that several sockets or flows would share.
+
+**All or nothing.** When one socket of a plan refuses, those before it are brought back to
+what they were. What a socket was is kept with it, so bringing it back needs no question
+that could be answered differently now.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from openqwave.enforcement.marks import NotKept, SocketMarks
 from openqwave.enforcement.pacing import OutgoingQueues, PacingRefused, tcp_pacing, udp_pacing
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
@@ -41,12 +34,10 @@ if TYPE_CHECKING:
 # asm-generic/socket.h; the socket module has no name for it. Eight bytes, bytes a second.
 SO_MAX_PACING_RATE = 47
 
-# RFC 3168 section 5: the two low bits of the former TOS octet are ECN's.
-_ECN = 0b11
-_DSCP = 0xFC
+_PACING_BYTES = 8
 
-# socket(7): a higher priority needs CAP_NET_ADMIN.
-_HIGHEST_FREE_PRIORITY = 6
+# The outcome of nearly every plan.
+_ALL_APPLIED = Applied()
 
 # Sockets whose lowest rate is remembered after their flow: a hundred bytes each.
 _REMEMBERED_UDP_SOCKETS = 65_536
@@ -62,103 +53,46 @@ class Sockets(Protocol):
         """End the use."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The options that carry marks; `tclass` is None on an IPv4 socket."""
-
-    tos: int
-    tclass: int | None
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What one socket's options are to become; None gives the application's own back."""
-
-    dscp: int | None = None
-    priority: int | None = None
-    pacing_bytes_per_s: int | None = None
-
-
-_OWN = _Target()
-
-
 @dataclass(slots=True)
 class _Hold:
     """What is known of one socket that is not as the application made it."""
 
+    marks: SocketMarks
     treatment: Treatment = UNTOUCHED
-    target: _Target = _OWN
-    original: _Options | None = None
-    written: _Options | None = None
+    pacing_bytes_per_s: int | None = None
     original_pacing: int | None = None
 
 
-class _Kept(Exception):
-    """The kernel took a value and reads back another."""
-
-
-def _read(sock: socket.socket, *, is_v6: bool) -> _Options:
-    ask = sock.getsockopt
-    return _Options(
-        ask(socket.IPPROTO_IP, socket.IP_TOS),
-        ask(socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if is_v6 else None,
-        ask(socket.SOL_SOCKET, socket.SO_PRIORITY),
-    )
-
-
-def _write(sock: socket.socket, options: _Options) -> None:
-    """Write all, priority last, and see that the kernel holds them."""
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, options.tos)
-    if options.tclass is not None:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, options.tclass)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, options.priority)
-    held = _read(sock, is_v6=options.tclass is not None)
-    if held != options:
-        raise _Kept(f"wrote {options}, the kernel holds {held}")
-
-
-def _marked(now: _Options, dscp: int, priority: int) -> _Options:
-    """The options with other marks and the same ECN bits."""
-    code = dscp << 2
-    tclass = now.tclass
-    return _Options(
-        code | now.tos & _ECN, None if tclass is None else code | tclass & _ECN, priority
-    )
-
-
-def _adopt(original: _Options, written: _Options, now: _Options) -> _Options:
-    """What to give back, after what the application itself has written meanwhile."""
-
-    def octet(original: int, written: int, now: int) -> int:
-        if now & _DSCP != written & _DSCP:
-            return now
-        return original & _DSCP | now & _ECN
-
-    tclass = original.tclass
-    if tclass is not None and written.tclass is not None and now.tclass is not None:
-        tclass = octet(tclass, written.tclass, now.tclass)
-    return _Options(
-        octet(original.tos, written.tos, now.tos),
-        tclass,
-        original.priority if now.priority == written.priority else now.priority,
-    )
-
-
 def _read_pacing(sock: socket.socket) -> int:
-    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 8), "little")
+    value = sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, _PACING_BYTES)
+    return int.from_bytes(value, sys.byteorder)
 
 
 def _write_pacing(sock: socket.socket, bytes_per_s: int) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, bytes_per_s.to_bytes(8, "little"))
+    value = bytes_per_s.to_bytes(_PACING_BYTES, sys.byteorder)
+    sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, value)
     held = _read_pacing(sock)
     if held != bytes_per_s:
-        raise _Kept(f"asked for {bytes_per_s} bytes/s of pacing, the kernel holds {held}")
+        raise NotKept(f"asked for {bytes_per_s} bytes/s of pacing, the kernel holds {held}")
 
 
-def _given(target: _Target, _sock: socket.socket) -> _Target:
-    """A target that is known already."""
-    return target
+def _bring(
+    sock: socket.socket, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None
+) -> None:
+    """Write what a treatment asks for, or give back what it does not."""
+    dscp, priority = treatment.dscp, treatment.queue_priority
+    if dscp is None or priority is None:
+        hold.marks.give_back(sock)
+    else:
+        hold.marks.write(sock, dscp, priority)
+    if pacing_bytes_per_s is not None:
+        if hold.original_pacing is None:
+            hold.original_pacing = _read_pacing(sock)
+        # An application that paces itself more slowly than its contract keeps its rate.
+        _write_pacing(sock, min(pacing_bytes_per_s, hold.original_pacing))
+    elif hold.original_pacing is not None:
+        _write_pacing(sock, hold.original_pacing)
+        hold.original_pacing = None
 
 
 def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
@@ -166,7 +100,7 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
     if not shares:
         return UNTOUCHED
     treatment = shares[0].treatment
-    if any(share.treatment != treatment for share in shares):
+    if len(shares) > 1 and any(share.treatment != treatment for share in shares):
         return Refusal(
             ErrorCode.ERROR_NOT_SUPPORTED,
             "socket options treat all packets of a socket alike, and this one would be in flows "
@@ -186,10 +120,10 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
     return treatment
 
 
-def _refusal_of(error: OSError | _Kept | PacingRefused) -> Refusal:
+def _refusal_of(error: OSError | NotKept | PacingRefused) -> Refusal:
     if isinstance(error, PacingRefused):
         return error.refusal
-    if isinstance(error, _Kept):
+    if isinstance(error, NotKept):
         return Refusal(ErrorCode.ERROR_IO_DEVICE, str(error))
     if error.errno in (errno.EPERM, errno.EACCES):
         return Refusal(
@@ -227,23 +161,19 @@ class SocketOptions:
         undone: a socket without marks is what was wanted.
         """
         gone: set[int] = set()
-        changed: list[tuple[int, Treatment, _Target]] = []
+        # A plan for one socket has nothing before it to bring back.
+        undo: list[Callable[[], None]] | None = [] if len(plans) > 1 else None
         refused: Refusal | None = None
         for plan in plans:
-            hold = self._holds.get(plan.cookie)
-            before = (UNTOUCHED, _OWN) if hold is None else (hold.treatment, hold.target)
-            refusal = self._apply_one(plan, gone)
-            if refusal is None:
+            refusal = self._apply_one(plan, gone, undo)
+            if refusal is not None:
+                refused = refused or refusal
                 if plan.shares:
-                    changed.append((plan.cookie, *before))
-                continue
-            refused = refused or refusal
-            if plan.shares:
-                break
+                    break
         if refused is None:
-            return Applied(frozenset(gone))
-        for cookie, treatment, target in reversed(changed):
-            self._reach(cookie, treatment, partial(_given, target), gone)
+            return Applied(frozenset(gone)) if gone else _ALL_APPLIED
+        while undo:
+            undo.pop()()
         return refused
 
     def observe(self) -> Mapping[int, Treatment]:
@@ -254,86 +184,66 @@ class SocketOptions:
         """See `openqwave.enforcement.backend.Backend.clean_up`."""
         self.apply(tuple(SocketPlan(cookie, ()) for cookie in self._holds))
 
-    def _apply_one(self, plan: SocketPlan, gone: set[int]) -> Refusal | None:
+    def _apply_one(
+        self, plan: SocketPlan, gone: set[int], undo: list[Callable[[], None]] | None
+    ) -> Refusal | None:
+        """Bring one socket to its treatment; on failure it is as before."""
         treatment = _express(plan.shares)
         if isinstance(treatment, Refusal):
             return treatment
-
-        def target(sock: socket.socket) -> _Target:
-            pacing = self._pacing(sock, plan) if treatment.rate_bps is not None else None
-            return _Target(treatment.dscp, treatment.queue_priority, pacing)
-
-        return self._reach(plan.cookie, treatment, target, gone)
-
-    def _reach(
-        self,
-        cookie: int,
-        treatment: Treatment,
-        target_of: Callable[[socket.socket], _Target],
-        gone: set[int],
-    ) -> Refusal | None:
-        """Bring one socket to its treatment; on failure it is as before."""
+        cookie = plan.cookie
         hold = self._holds.get(cookie)
-        if hold is None:
-            if treatment == UNTOUCHED:
-                return None
-            hold = _Hold()
+        if hold is None and treatment is UNTOUCHED:
+            return None
         sock = self._sockets.borrow(cookie)
+        if sock is None:
+            self._holds.pop(cookie, None)
+            gone.add(cookie)
+            return None
         try:
-            if sock is None:
-                self._holds.pop(cookie, None)
-                gone.add(cookie)
-                return None
+            if hold is None:
+                is_v6 = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
+                hold = _Hold(SocketMarks(is_v6=is_v6))
+            before = hold.treatment, hold.pacing_bytes_per_s
             try:
-                target = target_of(sock)
-                self._write_target(sock, hold, target)
-            except (OSError, _Kept, PacingRefused) as error:
+                pacing = None if treatment.rate_bps is None else self._pacing(sock, plan)
+                _bring(sock, hold, treatment, pacing)
+            except (OSError, NotKept, PacingRefused) as error:
                 refusal = _refusal_of(error)
                 try:
-                    self._write_target(sock, hold, hold.target)
-                except (OSError, _Kept) as second:
+                    _bring(sock, hold, *before)
+                except (OSError, NotKept) as second:
                     detail = f"{refusal.detail}; and undoing it failed: {second}"
                     return Refusal(refusal.code, detail)
                 return refusal
         finally:
             self._sockets.give_back(sock)
-        hold.treatment, hold.target = treatment, target
-        if target == _OWN:
+        self._keep(cookie, hold, treatment, pacing)
+        if undo is not None and plan.shares:
+            undo.append(partial(self._bring_back, cookie, hold, *before))
+        return None
+
+    def _keep(
+        self, cookie: int, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None
+    ) -> None:
+        hold.treatment, hold.pacing_bytes_per_s = treatment, pacing_bytes_per_s
+        if treatment is UNTOUCHED:
             self._holds.pop(cookie, None)
         else:
             self._holds[cookie] = hold
-        return None
 
-    def _write_target(self, sock: socket.socket, hold: _Hold, target: _Target) -> None:
-        self._write_marks(sock, hold, target)
-        if target.pacing_bytes_per_s is not None:
-            if hold.original_pacing is None:
-                hold.original_pacing = _read_pacing(sock)
-            # An application that paces itself more slowly than its contract keeps its rate.
-            _write_pacing(sock, min(target.pacing_bytes_per_s, hold.original_pacing))
-        elif hold.original_pacing is not None:
-            _write_pacing(sock, hold.original_pacing)
-            hold.original_pacing = None
-
-    @staticmethod
-    def _write_marks(sock: socket.socket, hold: _Hold, target: _Target) -> None:
-        dscp, priority = target.dscp, target.priority
-        is_marking = dscp is not None and priority is not None
-        if hold.written is None and not is_marking:
+    def _bring_back(
+        self, cookie: int, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None
+    ) -> None:
+        """Undo one socket of a plan that another socket refused."""
+        sock = self._sockets.borrow(cookie)
+        if sock is None:
             return
-        is_v6 = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
-        now = _read(sock, is_v6=is_v6)
-        if hold.written is None or hold.original is None:
-            hold.original = now
-            if now.priority > _HIGHEST_FREE_PRIORITY:
-                # Writing it unchanged shows whether it could be given back later.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, now.priority)
-        else:
-            hold.original = _adopt(hold.original, hold.written, now)
-        wanted = hold.original if dscp is None or priority is None else _marked(now, dscp, priority)
-        hold.written = wanted if is_marking else None
-        if wanted != now:
-            _write(sock, wanted)
+        try:
+            _bring(sock, hold, treatment, pacing_bytes_per_s)
+        finally:
+            self._sockets.give_back(sock)
+        self._keep(cookie, hold, treatment, pacing_bytes_per_s)
 
     def _pacing(self, sock: socket.socket, plan: SocketPlan) -> int:
         """SO_MAX_PACING_RATE for a plan that holds a rate."""

@@ -7,13 +7,12 @@ numbers are reused within microseconds; a cookie is never.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.flow import Transport
+from openqwave.model.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketFacts:
     """One socket, as the kernel describes it at the call.
 

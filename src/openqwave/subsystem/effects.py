@@ -12,8 +12,9 @@ handle ended, with the refusal ERROR_OPERATION_ABORTED.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from openqwave.model.value import value
 
 if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from openqwave.model.flow import PacketPriority, Treatment
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Share:
     """One flow's part in one socket.
 
@@ -40,7 +41,7 @@ class Share:
     destinations: tuple[Endpoint, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketPlan:
     """Everything wanted of one socket; no shares means: as the application had it."""
 
@@ -48,7 +49,7 @@ class SocketPlan:
     shares: tuple[Share, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Apply:
     """Make the kernel so; report with `Engine.receive_applied` before anything else."""
 
@@ -58,7 +59,7 @@ class Apply:
 Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | None"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """The end of a request: its value, or why not."""
 
@@ -66,7 +67,7 @@ class Answer:
     result: Value | Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Applied:
     """The kernel took the plan; `gone` are the sockets that no longer exist."""
 

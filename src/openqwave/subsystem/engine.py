@@ -17,19 +17,20 @@ with its arguments, then flow id, rights, state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.admission.rights import refuse_enumeration, refuse_exact_dscp
 from openqwave.model.codes import DSCP_MAX, ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import Contract, PacketPriority
+from openqwave.model.value import value
 from openqwave.subsystem import requests as rq
-from openqwave.subsystem.destinations import captured_destination, refuse_host
+from openqwave.subsystem.destinations import captured_destination
 from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, Value
 from openqwave.subsystem.flows import Flow, Marking, Settings
 from openqwave.subsystem.notices import Notices
 from openqwave.subsystem.registry import Handle, Registry
+from openqwave.subsystem.tracking import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,15 +39,11 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.estimates import PathView
 
-# A host that was let go of by a closed handle stays known for this long, so that a
-# program that restarts finds its path measured.
-WARM_NS = 120 * 1_000_000_000
-
 # Rates travel as 64-bit unsigned numbers.
 _MAX_RATE_BPS = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Change:
     """A registry change that waits for the kernel.
 
@@ -60,7 +57,7 @@ class _Change:
     is_final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Waiting:
     """The request stays open until a later input answers it."""
 
@@ -92,11 +89,11 @@ class Engine:
         self._policy = policy
         self._registry = Registry(policy, first_flow_id)
         self._notices = Notices(self._registry)
-        self._warm: dict[Endpoint, int] = {}
+        self._tracking = Tracking(self._notices, policy.limits)
         self._open_change: tuple[int | None, _Change] | None = None
         # Answers to other requests than the one at hand, and flows whose waiting requests
         # become such answers once the change that ends them is kept.
-        self._answers: list[Effect] = []
+        self._answers: list[Answer] = []
         self._ending: list[Flow] = []
 
     # -- inputs ---------------------------------------------------------------------
@@ -147,25 +144,25 @@ class Engine:
             return [Answer(request_id, refusal)]
         return self._begin(request_id, self._handle(request_id, handle, request, now_ns))
 
-    def receive_applied(self, outcome: Applied | Refusal) -> list[Effect]:
-        """How the kernel took the plan of the last `Apply`."""
+    def receive_applied(self, outcome: Applied | Refusal) -> list[Answer]:
+        """How the kernel took the plan of the last `Apply`; brings answers and nothing else."""
         if self._open_change is None:
             raise RuntimeError("an outcome came without a plan")
         request_id, change = self._open_change
         self._open_change = None
         if isinstance(outcome, Refusal):
             if not change.is_final:
-                return self._begin(request_id, outcome)
+                return self._answer(request_id, outcome)
             outcome = Applied()
         return self._settle(request_id, change, outcome.gone)
 
-    def receive_sockets_gone(self, cookies: Iterable[int]) -> list[Effect]:
+    def receive_sockets_gone(self, cookies: Iterable[int]) -> list[Answer]:
         """Sockets that the application closed; flows that held only them end."""
         for cookie in cookies:
             self._forget_socket(cookie)
         return self._flush()
 
-    def receive_path_view(self, host: Endpoint, view: PathView | None) -> list[Effect]:
+    def receive_path_view(self, host: Endpoint, view: PathView | None) -> list[Answer]:
         """What is known of the path to a host now; None when it can no longer be measured."""
         return [*self._notices.receive_view(host, view)]
 
@@ -196,48 +193,53 @@ class Engine:
 
     def _begin(self, request_id: int | None, outcome: _Outcome) -> list[Effect]:
         """From a handler's outcome to effects."""
-        if isinstance(outcome, _Waiting):
-            return self._flush()
         if isinstance(outcome, _Change):
             if not outcome.cookies:
-                return self._settle(request_id, outcome, frozenset())
+                return [*self._settle(request_id, outcome, frozenset())]
             self._open_change = (request_id, outcome)
-            return [Apply(tuple(self._registry.plan(c) for c in dict.fromkeys(outcome.cookies)))]
-        if isinstance(outcome, Refusal):
+            cookies = dict.fromkeys(outcome.cookies)
+            return [Apply(tuple([self._registry.plan(cookie) for cookie in cookies]))]
+        if isinstance(outcome, _Waiting):
+            return [*self._flush()]
+        return [*self._answer(request_id, outcome)]
+
+    def _answer(self, request_id: int | None, result: Value | Refusal) -> list[Answer]:
+        """The end of a request that changed nothing, or whose change is undone."""
+        if isinstance(result, Refusal):
             self._registry.roll_back()
             self._ending.clear()
-        effects = self._flush()
+        answers = self._flush()
         if request_id is not None:
-            effects.append(Answer(request_id, outcome))
-        return effects
+            answers.append(Answer(request_id, result))
+        return answers
 
     def _settle(
         self, request_id: int | None, change: _Change, gone: frozenset[int]
-    ) -> list[Effect]:
+    ) -> list[Answer]:
         """Keep a change, drop sockets that turned out to be gone, answer."""
-        self._registry.commit()
         for cookie in gone:
             self._forget_socket(cookie)
-        effects = self._flush()
+        answers = self._flush()
         if request_id is not None:
             if change.flow_id and change.flow_id not in self._registry.flows:
                 refusal = _no(
                     ErrorCode.ERROR_NOT_FOUND,
                     f"flow {change.flow_id} ended: the application closed its last socket",
                 )
-                effects.append(Answer(request_id, refusal))
+                answers.append(Answer(request_id, refusal))
             else:
-                effects.append(Answer(request_id, change.value))
-        return effects
+                answers.append(Answer(request_id, change.value))
+        return answers
 
-    def _flush(self) -> list[Effect]:
+    def _flush(self) -> list[Answer]:
         """Keep what was changed and hand out the answers that gathered."""
         self._registry.commit()
-        for flow in self._ending:
-            self._answers += self._notices.abort(flow)
-        self._ending.clear()
-        effects, self._answers = self._answers, []
-        return effects
+        if self._ending:
+            for flow in self._ending:
+                self._answers += self._notices.abort(flow)
+            self._ending.clear()
+        answers, self._answers = self._answers, []
+        return answers
 
     def _end(self, flow: Flow) -> tuple[int, ...]:
         """End a flow; its waiting requests will be answered as aborted."""
@@ -268,9 +270,9 @@ class Engine:
             case rq.NotifyFlow():
                 return self._notify(request_id, handle, request)
             case rq.StartTracking():
-                return self._start_tracking(handle, request)
+                return self._tracking.start(handle, request)
             case rq.StopTracking():
-                return self._stop_tracking(handle, request, now_ns)
+                return self._tracking.stop(handle, request, now_ns=now_ns)
             case rq.EnumerateFlows():
                 refusal = refuse_enumeration(request.caller)
                 return tuple(sorted(self._registry.flows)) if refusal is None else refusal
@@ -395,7 +397,7 @@ class Engine:
             case rq.Question.FUNDAMENTALS:
                 return self._notices.fundamentals(flow)
             case rq.Question.PACKET_PRIORITY:
-                dscp = flow.settings.treatment(self._policy).dscp
+                dscp = flow.treatment.dscp
                 # No path is proven to carry tags, and nothing here re-marks excess.
                 return PacketPriority(dscp or 0, 0, 0, 0)
             case rq.Question.OUTGOING_RATE:
@@ -427,37 +429,10 @@ class Engine:
         self._answers.append(aborted)
         return None
 
-    def _start_tracking(self, handle: Handle, request: rq.StartTracking) -> _Outcome:
-        host = request.host
-        if isinstance(host, Refusal):
-            return host
-        refusal = refuse_host(host) or request.route or self._notices.refuse_tracking(host)
-        if refusal is not None:
-            return refusal
-        if host not in handle.tracked and len(handle.tracked) >= self._policy.limits.tracked_hosts:
-            return _no(ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many hosts are tracked; stop some")
-        handle.tracked[host] = None
-        return None
-
-    def _stop_tracking(self, handle: Handle, request: rq.StopTracking, now_ns: int) -> _Outcome:
-        host = request.host
-        if isinstance(host, Refusal):
-            return host
-        refusal = refuse_host(host)
-        if refusal is not None:
-            return refusal
-        if host in handle.tracked:
-            del handle.tracked[host]
-            return None
-        if self._warm.pop(host, now_ns) > now_ns:
-            return None
-        return _no(ErrorCode.ERROR_INVALID_PARAMETER, f"this handle does not track {host.address}")
-
     def _close(self, handle: Handle, now_ns: int) -> _Outcome:
         cookies: list[int] = []
         for flow in tuple(handle.flows.values()):
             cookies += self._end(flow)
-        self._warm = {host: end_ns for host, end_ns in self._warm.items() if end_ns > now_ns}
-        self._warm.update(dict.fromkeys(handle.tracked, now_ns + WARM_NS))
+        self._tracking.let_go(handle, now_ns=now_ns)
         del self._registry.handles[handle.handle_id]
         return _Change(tuple(cookies), None, is_final=True)

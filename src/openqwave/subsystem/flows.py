@@ -14,32 +14,34 @@ word against the web page's).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 from openqwave.admission.policy import Policy, queue_priority
 from openqwave.model.flow import UNTOUCHED, Contract, NoticeKind, Shaping, TrafficType, Treatment
+from openqwave.model.value import value
 
 if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
 
 
-class Marking(Enum):
+class Marking(IntEnum):
     """Where a flow's marks come from."""
 
-    UNADMITTED = "unadmitted"
-    BY_TYPE = "by type"
-    BY_DSCP = "by exact DSCP"
-    ENDED = "ended"
+    UNADMITTED = 0
+    BY_TYPE = 1
+    BY_DSCP = 2
+    ENDED = 3
 
 
-class MarkingInput(Enum):
+class MarkingInput(IntEnum):
     """What can change where the marks come from."""
 
-    SET_TYPE = "type set"
-    SET_DSCP = "DSCP set"
-    SET_RATE = "rate granted"
-    END_CONTRACT = "rate 0"
+    SET_TYPE = 0
+    SET_DSCP = 1
+    SET_RATE = 2
+    END_CONTRACT = 3
 
 
 # Adaptive flows are refused SET_DSCP before this table is asked.
@@ -62,7 +64,13 @@ MARKING_TABLE: dict[tuple[Marking, MarkingInput], Marking] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@cache
+def _marked(dscp: int) -> Treatment:
+    """Marking with a code point and nothing else: one of 64 values, made once."""
+    return Treatment(dscp, queue_priority(dscp))
+
+
+@value
 class Settings:
     """All that was asked of a flow and is in force."""
 
@@ -101,7 +109,7 @@ class Settings:
         contract = self.contract
         dscp = self.dscp if self.marking is Marking.BY_DSCP else policy.dscp_of(self.traffic_type)
         if contract is None:
-            return UNTOUCHED if dscp is None else Treatment(dscp, queue_priority(dscp))
+            return UNTOUCHED if dscp is None else _marked(dscp)
         if contract.shaping is Shaping.SHAPE_ONLY:
             dscp = None
         return Treatment(
@@ -122,6 +130,7 @@ class Flow:
         owner: The process that owns the handle.
         is_adaptive: Admitted against its path; one socket, one destination.
         settings: What is in force.
+        treatment: What follows for its packets.
         sockets: For each socket (by cookie) its destinations, in the order they came.
         pending: Requests that wait for a condition, by kind.
     """
@@ -131,6 +140,7 @@ class Flow:
     owner: int
     is_adaptive: bool
     settings: Settings
+    treatment: Treatment
     sockets: dict[int, dict[Endpoint, None]] = field(default_factory=dict)
     pending: dict[NoticeKind, int] = field(default_factory=dict)
 

@@ -71,7 +71,8 @@ class Registry:
         while flow_id in self.flows or flow_id == 0:
             flow_id = flow_id % _FLOW_IDS + 1
         self._next_flow_id = flow_id % _FLOW_IDS + 1
-        flow = Flow(flow_id, handle.handle_id, handle.owner, is_adaptive, settings)
+        treatment = settings.treatment(self._policy)
+        flow = Flow(flow_id, handle.handle_id, handle.owner, is_adaptive, settings, treatment)
         self._insert(flow)
         self._journal.append(lambda: self._delete(flow))
         return flow
@@ -112,11 +113,11 @@ class Registry:
 
     def change(self, flow: Flow, settings: Settings) -> None:
         """Put other settings in force."""
-        before = flow.settings
-        flow.settings = settings
+        before = flow.settings, flow.treatment
+        flow.settings, flow.treatment = settings, settings.treatment(self._policy)
 
         def undo() -> None:
-            flow.settings = before
+            flow.settings, flow.treatment = before
 
         self._journal.append(undo)
 
@@ -142,10 +143,10 @@ class Registry:
         flows = self._flows_of_socket.get(cookie)
         if flows is None:
             return SocketPlan(cookie, ())
-        return SocketPlan(cookie, tuple(self._share(flow, cookie) for flow in flows.values()))
+        return SocketPlan(cookie, tuple([self._share(flow, cookie) for flow in flows.values()]))
 
     def _share(self, flow: Flow, cookie: int) -> Share:
-        treatment = flow.settings.treatment(self._policy)
+        treatment = flow.treatment
         destinations = () if treatment.rate_bps is None else tuple(flow.sockets[cookie])
         return Share(flow.flow_id, treatment, len(flow.sockets), destinations)
 

@@ -8,9 +8,10 @@ order of checks (handle, flags, enumerations, flow id, rights, state) is the eng
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
+
+from openqwave.model.value import value
 
 if TYPE_CHECKING:
     from openqwave.admission.rights import Credentials
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from openqwave.model.sockets import SocketFacts
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddSocket:
     """Put a socket, towards one destination, into a flow.
 
@@ -41,7 +42,7 @@ class AddSocket:
     route: Refusal | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RemoveSocket:
     """Take a socket out of a flow; `cookie` None takes them all and ends the flow."""
 
@@ -49,7 +50,7 @@ class RemoveSocket:
     cookie: int | Refusal | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetTrafficType:
     """Change what kind of traffic the flow carries."""
 
@@ -57,7 +58,7 @@ class SetTrafficType:
     traffic_type: TrafficType
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetRate:
     """Change the flow's contract; a rate of 0 ends it, None asks for the default share."""
 
@@ -67,7 +68,7 @@ class SetRate:
     reason: RateReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetDscp:
     """Mark the flow with one exact code point."""
 
@@ -84,7 +85,7 @@ class Question(Enum):
     OUTGOING_RATE = 2
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class QueryFlow:
     """Ask about a flow; `caller` matters only for flows of other processes."""
 
@@ -93,7 +94,7 @@ class QueryFlow:
     caller: Credentials
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NotifyFlow:
     """Be told once when a condition holds; `rate_bps` goes with AVAILABLE only."""
 
@@ -102,7 +103,7 @@ class NotifyFlow:
     rate_bps: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartTracking:
     """Take an interest in the path to a host."""
 
@@ -110,28 +111,28 @@ class StartTracking:
     route: Refusal | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StopTracking:
     """Lose the interest."""
 
     host: Endpoint | Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EnumerateFlows:
     """List the ids of all flows of the subsystem."""
 
     caller: Credentials
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancel:
     """Abort a pending request of the same handle."""
 
     request_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseHandle:
     """End the handle and everything made through it."""
 
