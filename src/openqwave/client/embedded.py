@@ -118,35 +118,30 @@ class Embedded:
                 self._open_handles += 1
             return handle_id
 
-    def submit(self, handle_id: int, request: Request) -> Result | Pending:
+    def submit(
+        self, handle_id: int, request: Request, brought: tuple[int, SocketLike] | None = None
+    ) -> Result | Pending:
         """Put one request to the engine and do what it wants done.
 
         Args:
             handle_id: Through which handle.
             request: What is asked.
+            brought: The cookie and the socket of a request that brings one, to be found
+                again later.
 
         Returns:
             The answer, or `Pending` when it comes later.
         """
-        if not self.belongs_here():
+        if os.getpid() != self._pid:
             # Before the lock: another thread may have held it when the process forked.
             return _WRONG_PROCESS
         others: list[Answer] = []
         with self._lock:
             self._notice_sleep(others)
-            request_id = self._next_request_id
-            self._next_request_id += 1
-            effects = self._engine.receive_request(
-                request_id, handle_id, request, now_ns=self._clock.now_ns()
-            )
-            self._carry_out(effects, others)
-            # The answer to the request itself is the last, if there is one already.
-            if others and others[-1].request_id == request_id:
-                result: Result | Pending = others.pop().result
-                if type(request) is CloseHandle and not isinstance(result, Refusal):
-                    self._let_go()
+            if brought is None:
+                result = self._put(handle_id, request, others)
             else:
-                result = self._pending[request_id] = Pending(request_id)
+                result = self._put_with_socket(handle_id, request, *brought, others)
             waiting = self._waiting(others) if others else ()
         for pending, other_result in waiting:
             pending.future.set_result(other_result)
@@ -159,22 +154,6 @@ class Embedded:
     def cookie_of(self, sock: SocketLike) -> int | Refusal:
         """The kernel's name for a socket; see `SocketDirectory.cookie_of`."""
         return self._directory.cookie_of(sock)
-
-    def submit_with_socket(
-        self, handle_id: int, request: Request, cookie: int, sock: SocketLike
-    ) -> Result | Pending:
-        """`submit` for a request that brings a socket to be found again later."""
-        if not self.belongs_here():
-            return _WRONG_PROCESS
-        with self._lock:
-            self._directory.remember(cookie, sock)
-            result = self.submit(handle_id, request)
-            if isinstance(result, Refusal):
-                if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep():
-                    result = self.submit(handle_id, request)
-                if not self._engine.holds(cookie):
-                    self._directory.forget(cookie)
-            return result
 
     def refuse_route(self, destination: Endpoint, facts: SocketFacts | None) -> Refusal | None:
         """Does a route lead there from the socket, or from this process? None means yes."""
@@ -199,6 +178,41 @@ class Embedded:
         for handle_id in self._engine.handle_ids():
             self.submit(handle_id, CloseHandle())
 
+    def _put(self, handle_id: int, request: Request, others: list[Answer]) -> Result | Pending:
+        """One request; answers to others are gathered."""
+        request_id = self._next_request_id
+        self._next_request_id += 1
+        effects = self._engine.receive_request(
+            request_id, handle_id, request, now_ns=self._clock.now_ns()
+        )
+        self._carry_out(effects, others)
+        # The answer to the request itself is the last, if there is one already.
+        if others and others[-1].request_id == request_id:
+            result = others.pop().result
+            if type(request) is CloseHandle and not isinstance(result, Refusal):
+                self._let_go()
+            return result
+        pending = self._pending[request_id] = Pending(request_id)
+        return pending
+
+    def _put_with_socket(
+        self,
+        handle_id: int,
+        request: Request,
+        cookie: int,
+        sock: SocketLike,
+        others: list[Answer],
+    ) -> Result | Pending:
+        """One request with the socket it brings; a full quota makes room once."""
+        self._directory.remember(cookie, sock)
+        result = self._put(handle_id, request, others)
+        if isinstance(result, Refusal):
+            if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep(others):
+                result = self._put(handle_id, request, others)
+            if not self._engine.holds(cookie):
+                self._directory.forget(cookie)
+        return result
+
     def _let_go(self) -> None:
         """After the last handle nothing of ours stays open."""
         self._open_handles -= 1
@@ -213,12 +227,10 @@ class Embedded:
                 self._carry_out(self._engine.receive_interruption(), others)
             self._asleep_ns = asleep_ns
 
-    def _sweep(self) -> bool:
+    def _sweep(self, others: list[Answer]) -> bool:
         """Drop the sockets that the application has closed; were there any?"""
         gone = [cookie for cookie in self._engine.sockets() if self._directory.is_gone(cookie)]
-        answers = self._engine.receive_sockets_gone(gone)
-        for pending, result in self._waiting(answers):
-            pending.future.set_result(result)
+        others += self._engine.receive_sockets_gone(gone)
         for cookie in gone:
             self._directory.forget(cookie)
         return bool(gone)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from openqwave.drivers.credentials import own_credentials
+from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals
 from openqwave.model.flow import PacketPriority
@@ -23,7 +24,6 @@ from openqwave.subsystem import requests as rq
 if TYPE_CHECKING:
     from openqwave.client.embedded import Embedded, Pending
     from openqwave.drivers.sockets import SocketLike
-    from openqwave.model.endpoint import Endpoint
     from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
 
 
@@ -54,14 +54,14 @@ class Session:
         if isinstance(facts, Refusal):
             request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, None)
             return cast("Refusal", self._host.submit(self.handle_id, request))
-        target = facts.peer if destination is None else destination
+        # A connected socket was given its route when it was connected.
         route = (
-            None
-            if target is None or isinstance(target, Refusal)
-            else self._host.refuse_route(target, facts)
+            self._host.refuse_route(destination, facts)
+            if facts.peer is None and isinstance(destination, Endpoint)
+            else None
         )
         request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, route)
-        result = self._host.submit_with_socket(self.handle_id, request, facts.cookie, sock)
+        result = self._host.submit(self.handle_id, request, (facts.cookie, sock))
         return cast("int | Refusal", result)
 
     def remove_socket(self, flow_id: int, sock: SocketLike | None) -> Refusal | None:

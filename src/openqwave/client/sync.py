@@ -382,6 +382,8 @@ def member_of(kind: type[_E], value: int) -> _E:
     Raises:
         InvalidParameter: There is no such member.
     """
+    if type(value) is kind:
+        return value
     try:
         return kind(value)
     except ValueError as error:

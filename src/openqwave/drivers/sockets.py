@@ -121,14 +121,11 @@ def _describe(sock: socket.socket) -> SocketFacts | Refusal:
             ErrorCode.ERROR_NOT_SUPPORTED,
             "only TCP and UDP sockets of IPv4 or IPv6 can be in flows",
         )
-    return SocketFacts(
-        _cookie_of(sock),
-        transport,
-        version,
-        _peer_of(sock, version),
-        namespace_of(sock),
-        ask(_SOCKET, SO_BINDTOIFINDEX),
-    )
+    peer = _peer_of(sock, version)
+    if peer is not None:
+        return SocketFacts(_cookie_of(sock), transport, version, peer)
+    interface = ask(_SOCKET, SO_BINDTOIFINDEX)
+    return SocketFacts(_cookie_of(sock), transport, version, None, namespace_of(sock), interface)
 
 
 def _ask(sock: SocketLike, question: Callable[[socket.socket], _T]) -> _T | Refusal:
@@ -190,8 +187,9 @@ class SocketDirectory:
         name = self._names.get(cookie)
         if name is None:
             return None
-        if name.holder is not None:
-            sock = name.holder()
+        holder = name.holder
+        if holder is not None:
+            sock = holder()
             if sock is not None and sock.fileno() >= 0 and _matches(sock, cookie):
                 return sock
         return _copy_if(name.number, cookie) or self._search(cookie)

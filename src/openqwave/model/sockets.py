@@ -22,7 +22,8 @@ class SocketFacts:
         version: 4 for an IPv4 socket, 6 for an IPv6 one (dual-stack or not).
         peer: What it is connected to, as the socket says it (perhaps IPv4-mapped).
         namespace: The kernel's name for its network namespace; 0 where it has none.
-        interface: Index of the interface it is bound to, or 0.
+        interface: Index of the interface it is bound to, or 0. Both are asked only for a
+            socket without a peer: a connected one has its route.
     """
 
     cookie: int

@@ -197,8 +197,11 @@ class Engine:
             if not outcome.cookies:
                 return [*self._settle(request_id, outcome, frozenset())]
             self._open_change = (request_id, outcome)
-            cookies = dict.fromkeys(outcome.cookies)
-            return [Apply(tuple([self._registry.plan(cookie) for cookie in cookies]))]
+            plan, cookies = self._registry.plan, outcome.cookies
+            if len(cookies) == 1:
+                return [Apply((plan(cookies[0]),))]
+            # A socket can be in several flows that end together.
+            return [Apply(tuple([plan(cookie) for cookie in dict.fromkeys(cookies)]))]
         if isinstance(outcome, _Waiting):
             return [*self._flush()]
         return [*self._answer(request_id, outcome)]
@@ -238,8 +241,11 @@ class Engine:
             for flow in self._ending:
                 self._answers += self._notices.abort(flow)
             self._ending.clear()
-        answers, self._answers = self._answers, []
-        return answers
+        answers = self._answers
+        if answers:
+            self._answers = []
+            return answers
+        return []
 
     def _end(self, flow: Flow) -> tuple[int, ...]:
         """End a flow; its waiting requests will be answered as aborted."""
@@ -303,8 +309,7 @@ class Engine:
             return flow.flow_id
         limits = self._policy.limits
         if flow is None:
-            held = sum(len(other.flows) for other in self._registry.handles_of(handle.owner))
-            if held >= limits.flows:
+            if self._registry.flow_count(handle.owner, at_least=limits.flows) >= limits.flows:
                 return _no(
                     ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
                     f"this process holds {limits.flows} flows already; remove some",

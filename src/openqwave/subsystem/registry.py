@@ -65,6 +65,12 @@ class Registry:
         """All handles of one process."""
         return [handle for handle in self.handles.values() if handle.owner == owner]
 
+    def flow_count(self, owner: int, *, at_least: int) -> int:
+        """How many flows a process holds; only counted where it could be as many."""
+        if len(self.flows) < at_least:
+            return 0
+        return sum(len(handle.flows) for handle in self.handles_of(owner))
+
     def new_flow(self, handle: Handle, settings: Settings, *, is_adaptive: bool) -> Flow:
         """A flow without sockets yet."""
         flow_id = self._next_flow_id
