@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
@@ -31,17 +32,26 @@ def endpoint_of(address: Address) -> Endpoint | Refusal:
     """
     try:
         host, port, *rest = address
-        scope_id = rest[1] if len(rest) == 2 else 0
+        ip = ip_address(host)
+        scope_id = rest[1] if len(rest) == 2 else _scope_in(ip)
         if len(rest) not in (0, 2) or not all(isinstance(n, int) for n in (port, scope_id)):
             raise ValueError("expected (host, port) or (host, port, flowinfo, scope_id)")
         if not (0 <= port <= _MAX_PORT and 0 <= scope_id <= _MAX_SCOPE_ID):
             raise ValueError("the port or the scope id is out of range")
-        return Endpoint(ip_address(host).packed, port, scope_id)
-    except (TypeError, ValueError) as error:
+        return Endpoint(ip.packed, port, scope_id)
+    except (OSError, TypeError, ValueError) as error:
         return Refusal(
             ErrorCode.ERROR_INVALID_PARAMETER,
             f"{address!r} is no destination: {error}; give a numeric address and a port",
         )
+
+
+def _scope_in(ip: IPv4Address | IPv6Address) -> int:
+    """The interface of an address written as ``fe80::1%eth0`` or ``fe80::1%2``."""
+    scope = getattr(ip, "scope_id", None)
+    if scope is None:
+        return 0
+    return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
 def host_of(host: Host) -> Endpoint | Refusal:

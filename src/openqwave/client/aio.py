@@ -187,7 +187,8 @@ class Flow:
 
     async def wait_available(self, rate_bps: int, timeout_s: float | None = None) -> None:
         """Wait until the flow could be raised to a rate."""
-        await self._wait(NoticeKind.AVAILABLE, rate_bps, timeout_s)
+        wanted_bps = sync.whole(self._flow.session, rate_bps, "a rate in bit/s")
+        await self._wait(NoticeKind.AVAILABLE, wanted_bps, timeout_s)
 
     async def notices(self) -> AsyncIterator[NoticeKind]:
         """Every turn of the path, congested and uncongested, beginning with the first congestion.

@@ -14,6 +14,7 @@ process that opened them, and in any other they are invalid.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 from concurrent.futures import Future
@@ -27,7 +28,7 @@ from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.subsystem.effects import Answer, Applied, Effect, Value
+from openqwave.subsystem.effects import Answer, Applied, Effect, SocketPlan, Value
 from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
@@ -108,15 +109,21 @@ class Embedded:
 
     def open_handle(self) -> int | Refusal:
         """A new handle's id, or ERROR_NO_SYSTEM_RESOURCES."""
+        if not self.belongs_here():
+            return _WRONG_PROCESS
+        others: list[Answer] = []
         with self._lock:
-            if not self.belongs_here():
-                return _WRONG_PROCESS
+            # A sleep before the handle was opened is none of its business.
+            self._notice_sleep(others)
             handle_id = self._engine.open_handle(self._pid)
             if not isinstance(handle_id, Refusal):
                 if self._open_handles == 0:
                     atexit.register(self.close)
                 self._open_handles += 1
-            return handle_id
+            waiting = self._waiting(others)
+        for pending, result in waiting:
+            pending.future.set_result(result)
+        return handle_id
 
     def submit(
         self, handle_id: int, request: Request, brought: tuple[int, SocketLike] | None = None
@@ -157,12 +164,22 @@ class Embedded:
 
     def refuse_route(self, destination: Endpoint, facts: SocketFacts | None) -> Refusal | None:
         """Does a route lead there from the socket, or from this process? None means yes."""
+        if not self.belongs_here() or not self._open_handles:
+            # The request itself will be refused; nothing must be locked or opened for it.
+            return None
         with self._lock:
             if facts is None:
                 return self._routes.refuse(destination)
             return self._routes.refuse(
                 destination, namespace=facts.namespace, interface=facts.interface
             )
+
+    def refuse_handle(self, handle_id: int) -> Refusal | None:
+        """Is the handle fit for use? None means yes."""
+        if not self.belongs_here():
+            return _WRONG_PROCESS
+        with self._lock:
+            return self._engine.refuse_handle(handle_id)
 
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
         """What is known of the path to a host, from whoever measures it."""
@@ -182,10 +199,15 @@ class Embedded:
         """One request; answers to others are gathered."""
         request_id = self._next_request_id
         self._next_request_id += 1
-        effects = self._engine.receive_request(
-            request_id, handle_id, request, now_ns=self._clock.now_ns()
-        )
-        self._carry_out(effects, others)
+        try:
+            effects = self._engine.receive_request(
+                request_id, handle_id, request, now_ns=self._clock.now_ns()
+            )
+            self._carry_out(effects, others)
+        except BaseException:
+            # Ctrl-C in the middle: half a change is no change.
+            self._backend.apply(self._engine.abandon())
+            raise
         # The answer to the request itself is the last, if there is one already.
         if others and others[-1].request_id == request_id:
             result = others.pop().result
@@ -229,8 +251,14 @@ class Embedded:
 
     def _sweep(self, others: list[Answer]) -> bool:
         """Drop the sockets that the application has closed; were there any?"""
-        gone = [cookie for cookie in self._engine.sockets() if self._directory.is_gone(cookie)]
+        gone = []
+        for cookie in self._engine.sockets():
+            # Without descriptors to look with, a socket counts as being there.
+            with contextlib.suppress(OSError):
+                if self._directory.is_gone(cookie):
+                    gone.append(cookie)
         others += self._engine.receive_sockets_gone(gone)
+        self._backend.apply(tuple([SocketPlan(cookie, ()) for cookie in gone]))
         for cookie in gone:
             self._directory.forget(cookie)
         return bool(gone)

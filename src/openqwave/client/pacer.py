@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 
+from openqwave.model.errors import InvalidParameter
+
 _NS_PER_S = 1_000_000_000
 
 # A timer is late by up to a tenth of a millisecond on a busy machine; a packet may make
@@ -27,10 +29,10 @@ class Pacer:
             rate_bps: Bits per second of IP packets; above 0.
 
         Raises:
-            ValueError: The rate is not above 0.
+            InvalidParameter: The rate is not above 0.
         """
         if rate_bps <= 0:
-            raise ValueError(f"a rate to pace at is above 0 bit/s, not {rate_bps}")
+            raise InvalidParameter(f"a rate to pace at is above 0 bit/s, not {rate_bps}")
         self._rate_bps = rate_bps
         self._due_ns = 0
 

@@ -40,6 +40,10 @@ class Session:
         self._host = host
         self.handle_id = handle_id
 
+    def refuse(self) -> Refusal | None:
+        """Is the handle fit for use? None means yes."""
+        return self._host.refuse_handle(self.handle_id)
+
     def add_socket(
         self,
         flow_id: int,

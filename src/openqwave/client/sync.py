@@ -10,12 +10,14 @@ import os
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import index
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client.addresses import Address, Host, endpoint_of, host_of
 from openqwave.client.embedded import Pending, process_subsystem
 from openqwave.client.pacer import Pacer
 from openqwave.client.session import Session
+from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import (
     InvalidParameter,
     Refusal,
@@ -143,7 +145,7 @@ class Qos:
             0,
             sock,
             target_of(destination),
-            member_of(TrafficType, traffic_type),
+            member_of(self.session, TrafficType, traffic_type),
             is_adaptive=adaptive,
         )
         return Flow(self.session, value_of(result))
@@ -240,7 +242,11 @@ class Flow:
             FlowNotFound: The flow has ended.
             NotSupported: The socket is in another flow too, whose marks would differ.
         """
-        value_of(self.session.set_traffic_type(self.id, member_of(TrafficType, traffic_type)))
+        value_of(
+            self.session.set_traffic_type(
+                self.id, member_of(self.session, TrafficType, traffic_type)
+            )
+        )
 
     def set_rate(
         self,
@@ -263,11 +269,11 @@ class Flow:
             FlowNotFound: The flow has ended.
             InvalidParameter: The rate is out of range.
         """
-        value_of(
-            self.session.set_rate(
-                self.id, rate_bps, member_of(Shaping, shaping), member_of(RateReason, reason)
-            )
-        )
+        if rate_bps is not None:
+            rate_bps = whole(self.session, rate_bps, "a rate in bit/s")
+        excess = member_of(self.session, Shaping, shaping)
+        why = member_of(self.session, RateReason, reason)
+        value_of(self.session.set_rate(self.id, rate_bps, excess, why))
 
     def set_dscp(self, dscp: int) -> None:
         """Mark with one exact code point.
@@ -281,7 +287,7 @@ class Flow:
             InvalidParameter: Out of range.
             FlowNotFound: The flow has ended.
         """
-        value_of(self.session.set_dscp(self.id, dscp))
+        value_of(self.session.set_dscp(self.id, whole(self.session, dscp, "a DSCP")))
 
     def fundamentals(self) -> Fundamentals:
         """What is known of the path: capacity, available bandwidth, round-trip time.
@@ -334,7 +340,8 @@ class Flow:
             OperationAborted: The flow or its handle ended.
             FlowNotFound: The flow has ended.
         """
-        self._wait(NoticeKind.AVAILABLE, rate_bps, timeout_s)
+        wanted_bps = whole(self.session, rate_bps, "a rate in bit/s")
+        self._wait(NoticeKind.AVAILABLE, wanted_bps, timeout_s)
 
     def pacer(self, rate_bps: int | None = None) -> Pacer:
         """A pacer for a sender that holds itself to a rate.
@@ -376,10 +383,11 @@ class Flow:
         self.close()
 
 
-def member_of(kind: type[_E], value: int) -> _E:
+def member_of(session: Session, kind: type[_E], value: int) -> _E:
     """A member of an enumeration, from itself or its number.
 
     Raises:
+        InvalidHandle: The handle is closed, which comes before everything else.
         InvalidParameter: There is no such member.
     """
     if type(value) is kind:
@@ -387,7 +395,24 @@ def member_of(kind: type[_E], value: int) -> _E:
     try:
         return kind(value)
     except ValueError as error:
-        raise InvalidParameter(str(error)) from None
+        refusal = Refusal(ErrorCode.ERROR_INVALID_PARAMETER, str(error))
+        raise error_of(session.refuse() or refusal) from None
+
+
+def whole(session: Session, value: int, what: str) -> int:
+    """A number without a fraction; anything else would be cut off silently further down.
+
+    Raises:
+        InvalidHandle: The handle is closed, which comes before everything else.
+        InvalidParameter: It is not an integer.
+    """
+    try:
+        return index(value)
+    except TypeError:
+        refusal = Refusal(
+            ErrorCode.ERROR_INVALID_PARAMETER, f"{what} is a whole number, not {value!r}"
+        )
+        raise error_of(session.refuse() or refusal) from None
 
 
 def target_of(destination: Address | None) -> Endpoint | Refusal | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from openqwave.drivers.sockets import SO_BINDTOIFINDEX, namespace_of
 from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal
+from openqwave.model.errors import Refusal, refusal_of_os_error
 
 if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
@@ -67,6 +67,9 @@ class RouteProbe:
                     ErrorCode.ERROR_INVALID_PARAMETER,
                     f"{destination} is a link-local address: it needs the scope id of an interface",
                 )
+            refusal = refusal_of_os_error(error, "the route cannot be looked up")
+            if refusal.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES:
+                return refusal
             return Refusal(
                 ErrorCode.ERROR_HOST_UNREACHABLE,
                 f"no route to {destination.address}: {error.strerror}",

@@ -23,14 +23,14 @@ import socket
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
-from openqwave.model.errors import Refusal
+from openqwave.model.errors import Refusal, refusal_of_os_error
 from openqwave.model.flow import Transport
 from openqwave.model.sockets import SocketFacts
+from openqwave.model.value import value
 
 # asm-generic/socket.h; the socket module has no names for them.
 SO_COOKIE = 57
@@ -47,6 +47,9 @@ _TRANSPORTS = {
     (int(socket.SOCK_STREAM), socket.IPPROTO_TCP): Transport.TCP,
     (int(socket.SOCK_DGRAM), socket.IPPROTO_UDP): Transport.UDP,
 }
+
+# What the kernel says of a number that is no descriptor, or one of something else.
+_NO_SOCKET = frozenset({errno.EBADF, errno.ENOTSOCK})
 
 _T = TypeVar("_T")
 
@@ -65,7 +68,7 @@ class _Copy(socket.socket):
     """A duplicate descriptor of ours, to be closed after use."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Name:
     """How to find a socket again."""
 
@@ -136,6 +139,8 @@ def _ask(sock: SocketLike, question: Callable[[socket.socket], _T]) -> _T | Refu
         with _copy_of(sock if isinstance(sock, int) else sock.fileno()) as copied:
             return question(copied)
     except (OSError, OverflowError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_SOCKET:
+            return refusal_of_os_error(error, "the socket cannot be read")
         return Refusal(
             ErrorCode.ERROR_INVALID_PARAMETER, f"{sock!r} is not an open socket: {error}"
         )
@@ -177,20 +182,28 @@ class SocketDirectory:
         self._names.pop(cookie, None)
 
     def is_gone(self, cookie: int) -> bool:
-        """Has the application closed the last descriptor of the socket?"""
+        """Has the application closed the last descriptor of the socket?
+
+        Raises:
+            OSError: It could not be looked for, for want of descriptors.
+        """
         sock = self.borrow(cookie)
         self.give_back(sock)
         return sock is None
 
     def borrow(self, cookie: int) -> socket.socket | None:
-        """The socket, to be used at once and given back; None when it is gone."""
+        """The socket, to be used at once and given back; None when it is gone.
+
+        Raises:
+            OSError: It could not be looked for, for want of descriptors.
+        """
         name = self._names.get(cookie)
         if name is None:
             return None
         holder = name.holder
         if holder is not None:
             sock = holder()
-            if sock is not None and sock.fileno() >= 0 and _matches(sock, cookie):
+            if sock is not None and _matches(sock, cookie):
                 return sock
         return _copy_if(name.number, cookie) or self._search(cookie)
 
@@ -211,7 +224,8 @@ class SocketDirectory:
 
 def _matches(sock: socket.socket, cookie: int) -> bool:
     try:
-        return _cookie_of(sock) == cookie
+        found = sock.getsockopt(_SOCKET, SO_COOKIE, _COOKIE_BYTES)
+        return int.from_bytes(found, sys.byteorder) == cookie
     except OSError:
         # Closed since: then it does not match.
         return False
@@ -221,8 +235,10 @@ def _copy_if(number: int, cookie: int) -> _Copy | None:
     """A copy of the descriptor if it is that socket."""
     try:
         sock = _copy_of(number)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_SOCKET:
+            return None
+        raise
     if _matches(sock, cookie):
         return sock
     sock.close()

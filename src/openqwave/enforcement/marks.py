@@ -11,7 +11,8 @@ The order matters (measured on Linux 6.18; net/ipv4/ip_sockglue.c, ipv6_sockglue
 
 What the application had is read before the first write. What it writes itself while it
 is marked is its last word: an option that no longer holds what was written here is what
-will be given back; where only the ECN bits differ, those are kept.
+will be given back; where only the ECN bits differ, those are kept. A priority that came
+of the application's own IP_TOS is derived anew from the octet that it gets back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ _DSCP = 0xFC
 
 # socket(7): a higher priority needs CAP_NET_ADMIN.
 _HIGHEST_FREE_PRIORITY = 6
+
+# The priority that the kernel derives when IP_TOS is written, by bits 1 to 4 of the octet
+# (ip_tos2prio, net/ipv4/route.c): best effort, bulk, interactive, interactive bulk.
+_DERIVED_PRIORITIES = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 
 # IP_TOS, IPV6_TCLASS (None on an IPv4 socket), SO_PRIORITY.
 _Options: TypeAlias = "tuple[int, int | None, int]"
@@ -113,14 +118,25 @@ class SocketMarks:
                 sock.setsockopt(_SOCKET, _PRIORITY, now[2])
             self._original = now
         elif now != self._written:
-            tos, tclass, priority = self._original
-            if tclass is not None:
-                tclass = _last_word(tclass, self._written[1] or 0, now[1] or 0)
-            self._original = (
-                _last_word(tos, self._written[0], now[0]),
-                tclass,
-                priority if now[2] == self._written[2] else now[2],
-            )
+            self._original = _last_words(self._original, self._written, now)
+
+
+def _last_words(original: _Options, written: _Options, now: _Options) -> _Options:
+    """What to give back, after the application wrote options itself."""
+    tos, tclass, priority = original
+    if tclass is not None:
+        tclass = _last_word(tclass, written[1] or 0, now[1] or 0)
+    if now[0] != written[0]:
+        octet = _last_word(tos, written[0], now[0])
+        if now[2] != _derived_priority(now[0]):
+            return octet, tclass, now[2]
+        # The kernel derives a priority only when the octet changes.
+        return octet, tclass, priority if octet == tos else _derived_priority(octet)
+    return tos, tclass, priority if now[2] == written[2] else now[2]
+
+
+def _derived_priority(tos: int) -> int:
+    return _DERIVED_PRIORITIES[tos >> 1 & 0xF]
 
 
 def _last_word(original: int, written: int, now: int) -> int:

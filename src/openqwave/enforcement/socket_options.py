@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from openqwave.enforcement.marks import NotKept, SocketMarks
 from openqwave.enforcement.pacing import OutgoingQueues, PacingRefused, tcp_pacing, udp_pacing
 from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal
+from openqwave.model.errors import Refusal, refusal_of_os_error
 from openqwave.model.flow import UNTOUCHED, Treatment
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 
@@ -47,7 +47,11 @@ class Sockets(Protocol):
     """Finds sockets by their cookies; see `openqwave.drivers.sockets`."""
 
     def borrow(self, cookie: int) -> socket.socket | None:
-        """The socket, or None when it is gone."""
+        """The socket, or None when it is gone.
+
+        Raises:
+            OSError: It could not be looked for.
+        """
 
     def give_back(self, sock: socket.socket | None) -> None:
         """End the use."""
@@ -61,6 +65,7 @@ class _Hold:
     treatment: Treatment = UNTOUCHED
     pacing_bytes_per_s: int | None = None
     original_pacing: int | None = None
+    written_pacing: int | None = None
 
 
 def _read_pacing(sock: socket.socket) -> int:
@@ -85,14 +90,20 @@ def _bring(
         hold.marks.give_back(sock)
     else:
         hold.marks.write(sock, dscp, priority)
-    if pacing_bytes_per_s is not None:
-        if hold.original_pacing is None:
-            hold.original_pacing = _read_pacing(sock)
+    if pacing_bytes_per_s is None and hold.original_pacing is None:
+        return
+    now = _read_pacing(sock)
+    if hold.original_pacing is None or now != hold.written_pacing:
+        # What the application wrote itself is its last word here, too.
+        hold.original_pacing = now
+    if pacing_bytes_per_s is None:
+        if now != hold.original_pacing:
+            _write_pacing(sock, hold.original_pacing)
+        hold.original_pacing = hold.written_pacing = None
+    else:
         # An application that paces itself more slowly than its contract keeps its rate.
-        _write_pacing(sock, min(pacing_bytes_per_s, hold.original_pacing))
-    elif hold.original_pacing is not None:
-        _write_pacing(sock, hold.original_pacing)
-        hold.original_pacing = None
+        hold.written_pacing = min(pacing_bytes_per_s, hold.original_pacing)
+        _write_pacing(sock, hold.written_pacing)
 
 
 def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
@@ -125,15 +136,7 @@ def _refusal_of(error: OSError | NotKept | PacingRefused) -> Refusal:
         return error.refusal
     if isinstance(error, NotKept):
         return Refusal(ErrorCode.ERROR_IO_DEVICE, str(error))
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return Refusal(
-            ErrorCode.ERROR_ACCESS_DENIED, f"the kernel wants more rights: {error.strerror}"
-        )
-    if error.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
-        return Refusal(
-            ErrorCode.ERROR_NOT_SUPPORTED, f"the kernel lacks the option: {error.strerror}"
-        )
-    return Refusal(ErrorCode.ERROR_IO_DEVICE, f"setting the socket's options failed: {error}")
+    return refusal_of_os_error(error, "setting the socket's options failed")
 
 
 class SocketOptions:
@@ -173,7 +176,11 @@ class SocketOptions:
         if refused is None:
             return Applied(frozenset(gone)) if gone else _ALL_APPLIED
         while undo:
-            undo.pop()()
+            try:
+                undo.pop()()
+            except (OSError, NotKept) as error:
+                detail = f"{refused.detail}; and undoing another socket failed: {error}"
+                refused = Refusal(refused.code, detail)
         return refused
 
     def observe(self) -> Mapping[int, Treatment]:
@@ -195,33 +202,41 @@ class SocketOptions:
         hold = self._holds.get(cookie)
         if hold is None and treatment is UNTOUCHED:
             return None
-        sock = self._sockets.borrow(cookie)
-        if sock is None:
-            self._holds.pop(cookie, None)
-            gone.add(cookie)
-            return None
+        sock = None
         try:
+            sock = self._sockets.borrow(cookie)
+            if sock is None:
+                self._lose(cookie, gone)
+                return None
             if hold is None:
                 is_v6 = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
-                hold = _Hold(SocketMarks(is_v6=is_v6))
+                # Known before it is touched, so that an interruption loses nothing.
+                hold = self._holds[cookie] = _Hold(SocketMarks(is_v6=is_v6))
             before = hold.treatment, hold.pacing_bytes_per_s
             try:
                 pacing = None if treatment.rate_bps is None else self._pacing(sock, plan)
                 _bring(sock, hold, treatment, pacing)
             except (OSError, NotKept, PacingRefused) as error:
                 refusal = _refusal_of(error)
-                try:
-                    _bring(sock, hold, *before)
-                except (OSError, NotKept) as second:
-                    detail = f"{refusal.detail}; and undoing it failed: {second}"
-                    return Refusal(refusal.code, detail)
+                _bring(sock, hold, *before)
+                self._keep(cookie, hold, *before)
                 return refusal
+        except (OSError, NotKept) as error:
+            if isinstance(error, OSError) and error.errno == errno.EBADF:
+                # Closed by another thread since it was found.
+                self._lose(cookie, gone)
+                return None
+            return _refusal_of(error)
         finally:
             self._sockets.give_back(sock)
         self._keep(cookie, hold, treatment, pacing)
         if undo is not None and plan.shares:
             undo.append(partial(self._bring_back, cookie, hold, *before))
         return None
+
+    def _lose(self, cookie: int, gone: set[int]) -> None:
+        self._holds.pop(cookie, None)
+        gone.add(cookie)
 
     def _keep(
         self, cookie: int, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None

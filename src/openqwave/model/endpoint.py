@@ -8,14 +8,15 @@ its packets are IPv4 packets. `Endpoint.unmapped` says which they will be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from openqwave.model.value import value
 
 # RFC 4291 section 2.5.5.2: ten bytes of zero, two of ones, then the IPv4 address.
 MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Endpoint:
     """One end of a path: packed address, port, and the scope of a link-local address.
 
@@ -63,7 +64,7 @@ class Endpoint:
 
     def unmapped(self) -> Endpoint:
         """The endpoint that packets on the wire will carry."""
-        if self.is_mapped:
+        if len(self.packed) == 16 and self.is_mapped:
             return Endpoint(self.packed[12:], self.port)
         return self
 

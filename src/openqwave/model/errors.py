@@ -268,6 +268,35 @@ _CLASS_OF: dict[ErrorCode, type[QosError]] = {
 }
 
 
+# Errors of the operating system that mean "a quota is used up" rather than "it is broken".
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
+_MISSING = frozenset({errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+
+
+def refusal_of_os_error(error: OSError, doing: str) -> Refusal:
+    """The refusal for an error of the operating system.
+
+    Args:
+        error: What it raised.
+        doing: What was being done, as the beginning of a sentence.
+
+    Returns:
+        ERROR_ACCESS_DENIED for lack of rights, ERROR_NOT_SUPPORTED for lack of the
+        mechanism, ERROR_NO_SYSTEM_RESOURCES when descriptors or memory ran out,
+        ERROR_IO_DEVICE for the rest.
+    """
+    if error.errno in _FORBIDDEN:
+        code = ErrorCode.ERROR_ACCESS_DENIED
+    elif error.errno in _MISSING:
+        code = ErrorCode.ERROR_NOT_SUPPORTED
+    elif error.errno in _EXHAUSTED:
+        code = ErrorCode.ERROR_NO_SYSTEM_RESOURCES
+    else:
+        code = ErrorCode.ERROR_IO_DEVICE
+    return Refusal(code, f"{doing}: {error.strerror or error}")
+
+
 def error_of(refusal: Refusal) -> QosError:
     """The exception for a refusal.
 

@@ -26,7 +26,7 @@ from openqwave.model.flow import Contract, PacketPriority
 from openqwave.model.value import value
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.destinations import captured_destination
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, Value
+from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan, Value
 from openqwave.subsystem.flows import Flow, Marking, Settings
 from openqwave.subsystem.notices import Notices
 from openqwave.subsystem.registry import Handle, Registry
@@ -128,21 +128,25 @@ class Engine:
         Returns:
             Effects to carry out in order.
         """
-        if self._open_change is not None:
-            raise RuntimeError("a request came before the last plan's outcome")
+        self._require_settled()
+        handle = self._registry.handles.get(handle_id)
+        if handle is None or handle.is_lost:
+            if handle is not None and type(request) is rq.CloseHandle:
+                return self._begin(request_id, self._close(handle, now_ns))
+            return self._begin(request_id, self.refuse_handle(handle_id))
+        return self._begin(request_id, self._handle(request_id, handle, request, now_ns))
+
+    def refuse_handle(self, handle_id: int) -> Refusal | None:
+        """Is the handle fit for use? None means yes."""
         handle = self._registry.handles.get(handle_id)
         if handle is None:
-            refusal = _no(ErrorCode.ERROR_INVALID_HANDLE, "the handle is closed or was never open")
-            return [Answer(request_id, refusal)]
-        if type(request) is rq.CloseHandle:
-            return self._begin(request_id, self._close(handle, now_ns))
+            return _no(ErrorCode.ERROR_INVALID_HANDLE, "the handle is closed or was never open")
         if handle.is_lost:
-            refusal = _no(
+            return _no(
                 ErrorCode.ERROR_DEVICE_REINITIALIZATION_NEEDED,
                 "the handle was lost to a suspend or a restart: close it and open a new one",
             )
-            return [Answer(request_id, refusal)]
-        return self._begin(request_id, self._handle(request_id, handle, request, now_ns))
+        return None
 
     def receive_applied(self, outcome: Applied | Refusal) -> list[Answer]:
         """How the kernel took the plan of the last `Apply`; brings answers and nothing else."""
@@ -156,20 +160,33 @@ class Engine:
             outcome = Applied()
         return self._settle(request_id, change, outcome.gone)
 
+    def abandon(self) -> tuple[SocketPlan, ...]:
+        """Undo the change at hand, after the driver was interrupted in the middle of it.
+
+        Returns:
+            What is wanted of the sockets concerned now, to be applied once more.
+        """
+        opened, self._open_change = self._open_change, None
+        self._registry.roll_back()
+        self._ending.clear()
+        cookies = () if opened is None else opened[1].cookies
+        return tuple([self._registry.plan(cookie) for cookie in dict.fromkeys(cookies)])
+
     def receive_sockets_gone(self, cookies: Iterable[int]) -> list[Answer]:
         """Sockets that the application closed; flows that held only them end."""
+        self._require_settled()
         for cookie in cookies:
             self._forget_socket(cookie)
         return self._flush()
 
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> list[Answer]:
         """What is known of the path to a host now; None when it can no longer be measured."""
+        self._require_settled()
         return [*self._notices.receive_view(host, view)]
 
     def receive_interruption(self) -> list[Effect]:
         """The machine slept: every handle is lost, every flow ends."""
-        if self._open_change is not None:
-            raise RuntimeError("an interruption came before the last plan's outcome")
+        self._require_settled()
         cookies: list[int] = []
         for handle in self._registry.handles.values():
             handle.is_lost = True
@@ -188,6 +205,10 @@ class Engine:
     def handle_ids(self) -> tuple[int, ...]:
         """All open handles, for a driver that ends."""
         return tuple(self._registry.handles)
+
+    def _require_settled(self) -> None:
+        if self._open_change is not None:
+            raise RuntimeError("an input came before the last plan's outcome")
 
     # -- the two steps of a change --------------------------------------------------
 

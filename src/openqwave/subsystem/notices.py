@@ -47,16 +47,23 @@ class Notices:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._views: dict[Endpoint, PathView] = {}
+        # What each flow held when the view of its host came: what was granted since is
+        # not in use yet, and so not in the estimate.
+        self._held_at_view: dict[Endpoint, dict[int, int]] = {}
         self._pending: dict[int, _Pending] = {}
 
     def receive_view(self, host: Endpoint, view: PathView | None) -> Iterator[Answer]:
         """A path changed: answer the requests whose condition holds now."""
+        host = host.host()
         if view is None:
-            self._views.pop(host.host(), None)
+            self._views.pop(host, None)
         else:
-            self._views[host.host()] = view
+            self._views[host] = view
+        self._held_at_view[host] = {
+            flow.flow_id: _held_bps(flow) for flow in self._flows_towards(host)
+        }
         for pending in tuple(self._pending.values()):
-            if pending.flow.destination().host() != host.host():
+            if pending.flow.destination().host() != host:
                 continue
             if view is None:
                 self._forget(pending)
@@ -102,6 +109,8 @@ class Notices:
 
     def abort(self, flow: Flow) -> list[Answer]:
         """Abort everything that waits on a flow."""
+        if not flow.pending:
+            return []
         aborted = [self._pending[request_id] for request_id in flow.pending.values()]
         for pending in aborted:
             self._forget(pending)
@@ -117,20 +126,41 @@ class Notices:
         return view.fundamentals
 
     def refuse_rate(self, flow: Flow, rate_bps: int) -> Refusal | None:
-        """Can the path carry it? None means yes, or that nobody can tell.
+        """Can the path carry it? None means yes, or that the path cannot be measured.
 
-        A decrease is always granted; what the flow holds already counts as its own.
+        A decrease is always granted; what the flow holds already counts as its own, and
+        what others were granted since the path was last seen counts as used.
         """
-        view = self._view(flow)
-        available_bps = None if view is None else view.fundamentals.available_bps
-        held_bps = _held_bps(flow)
-        if available_bps is None or rate_bps <= held_bps or rate_bps <= available_bps + held_bps:
+        view, held_bps = self._view(flow), _held_bps(flow)
+        if view is None or rate_bps <= held_bps:
+            return None
+        available_bps = view.fundamentals.available_bps
+        if available_bps is None:
+            return Refusal(
+                ErrorCode.ERROR_RETRY, "not enough is known of the path yet; ask again shortly"
+            )
+        spare_bps = available_bps - self._granted_since_view(flow.destination().host())
+        if rate_bps <= held_bps + spare_bps:
             return None
         return Refusal(
             ErrorCode.ERROR_NETWORK_BUSY,
-            f"the path has {available_bps} bit/s to spare; ask for less, or to be told when "
+            f"the path has {max(0, spare_bps)} bit/s to spare; ask for less, or to be told when "
             f"{rate_bps} bit/s are there",
         )
+
+    def _granted_since_view(self, host: Endpoint) -> int:
+        before = self._held_at_view[host]
+        return sum(
+            max(0, _held_bps(flow) - before.get(flow.flow_id, 0))
+            for flow in self._flows_towards(host)
+        )
+
+    def _flows_towards(self, host: Endpoint) -> list[Flow]:
+        return [
+            flow
+            for flow in self._registry.flows.values()
+            if flow.is_adaptive and flow.destination().host() == host
+        ]
 
     def refuse_tracking(self, host: Endpoint) -> Refusal | None:
         """Can the path to the host be measured? None means yes."""
@@ -155,10 +185,7 @@ class Notices:
             case NoticeKind.UNCONGESTED:
                 return view.is_congested is False
             case NoticeKind.AVAILABLE:
-                return (
-                    view.fundamentals.available_bps is not None
-                    and self.refuse_rate(flow, rate_bps or 0) is None
-                )
+                return self.refuse_rate(flow, rate_bps or 0) is None
 
     def _forget(self, pending: _Pending) -> None:
         del self._pending[pending.request_id]

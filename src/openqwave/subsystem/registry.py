@@ -86,14 +86,14 @@ class Registry:
     def end_flow(self, flow: Flow) -> tuple[int, ...]:
         """Remove a flow with all its sockets; returns their cookies."""
         cookies = tuple(flow.sockets)
+        before = [(cookie, self._flows_of_socket[cookie].copy()) for cookie in cookies]
         for cookie in cookies:
             self._unlink(flow, cookie)
         self._delete(flow)
 
         def undo() -> None:
             self._insert(flow)
-            for cookie in cookies:
-                self._link(flow, cookie)
+            self._flows_of_socket.update(before)
 
         self._journal.append(undo)
         return cookies
@@ -108,14 +108,14 @@ class Registry:
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
         """Remove a pair from a flow, which may be left empty."""
+        self._keep_order(flow, cookie)
         self._drop(flow, cookie, destination)
-        self._journal.append(lambda: self._restore(flow, cookie, {destination: None}))
 
     def take_socket(self, flow: Flow, cookie: int) -> None:
         """Remove all pairs of one socket from a flow, which may be left empty."""
-        destinations = flow.sockets.pop(cookie)
+        self._keep_order(flow, cookie)
+        del flow.sockets[cookie]
         self._unlink(flow, cookie)
-        self._journal.append(lambda: self._restore(flow, cookie, destinations))
 
     def change(self, flow: Flow, settings: Settings) -> None:
         """Put other settings in force."""
@@ -180,8 +180,14 @@ class Registry:
             del flow.sockets[cookie]
             self._unlink(flow, cookie)
 
-    def _restore(self, flow: Flow, cookie: int, destinations: dict[Endpoint, None]) -> None:
-        if cookie not in flow.sockets:
-            flow.sockets[cookie] = {}
-            self._link(flow, cookie)
-        flow.sockets[cookie].update(destinations)
+    def _keep_order(self, flow: Flow, cookie: int) -> None:
+        """Journal the memberships of a flow and a socket, in the order they stand in."""
+        sockets, flows = flow.sockets.copy(), self._flows_of_socket[cookie].copy()
+        sockets[cookie] = sockets[cookie].copy()
+
+        def undo() -> None:
+            flow.sockets.clear()
+            flow.sockets.update(sockets)
+            self._flows_of_socket[cookie] = flows
+
+        self._journal.append(undo)

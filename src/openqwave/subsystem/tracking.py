@@ -35,7 +35,7 @@ class Tracking:
 
     def start(self, handle: Handle, request: StartTracking) -> Refusal | None:
         """Take an interest; None when it is taken."""
-        host = request.host
+        host = _host_of(request)
         if isinstance(host, Refusal):
             return host
         refusal = refuse_host(host) or request.route or self._notices.refuse_tracking(host)
@@ -50,7 +50,7 @@ class Tracking:
 
     def stop(self, handle: Handle, request: StopTracking, *, now_ns: int) -> Refusal | None:
         """Lose an interest; None when it is lost."""
-        host = request.host
+        host = _host_of(request)
         if isinstance(host, Refusal):
             return host
         refusal = refuse_host(host)
@@ -69,3 +69,8 @@ class Tracking:
         """A handle ends; what it tracked stays warm."""
         self._warm = {host: end_ns for host, end_ns in self._warm.items() if end_ns > now_ns}
         self._warm.update(dict.fromkeys(handle.tracked, now_ns + WARM_NS))
+
+
+def _host_of(request: StartTracking | StopTracking) -> Endpoint | Refusal:
+    """The host that is meant; a port says nothing about a path."""
+    return request.host if isinstance(request.host, Refusal) else request.host.host()
