@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kernel import nobody
 
-import openqwave
+from openqwave.lab import wiring
 from openqwave.lab.accounts import REMEMBERED_LOSSES, StreamAccount
 from openqwave.lab.capture import Capture, CapturedPacket, Direction
 from openqwave.lab.namespaces import Namespace
 from openqwave.lab.shape import Bottleneck, PriorityQueue
 from openqwave.lab.specs import (
+    HEADER,
+    FlowStep,
     Marking,
     TcpSink,
     TcpSource,
@@ -36,6 +38,7 @@ from openqwave.lab.specs import (
 )
 from openqwave.lab.topology import Host, Lab
 from openqwave.lab.traffic import Agent, AgentError
+from openqwave.model.flow import TrafficType
 
 pytestmark = pytest.mark.kernel
 
@@ -138,6 +141,8 @@ def tie(witness):
         peer = {"ifname": "doomed", "net_ns_fd": witness.fileno()}
         netlink.link("add", kind="veth", ifname="tie", peer=peer)
 
+# A shell's background job is born ignoring it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Namespace(int(sys.argv[1])) as witness, Lab() as lab:
     left, right = lab.host("left"), lab.host("right")
     lab.link(left, right)
@@ -522,6 +527,14 @@ def test_an_impossible_bottleneck_is_refused(
         Bottleneck(rate_bps, queue_bytes, PriorityQueue(frozenset(dscps)))
 
 
+def test_a_kernel_without_something_says_what(pair: tuple[Host, Host]) -> None:
+    left, right = pair
+    # A name that is taken is refused as a kind that does not exist is: by netlink.
+    names, macs = ["eth0", "eth1"], ["02:00:00:00:00:01", "02:00:00:00:00:02"]
+    with pytest.raises(OSError, match=r"Ethernet devices \(module veth\): File exists"):
+        left.run(wiring.make_veth, names, macs, 1500, right.namespace)
+
+
 def test_a_qdisc_is_installed_where_the_kernel_has_it(pair: tuple[Host, Host]) -> None:
     left, right = pair
     assert left.interface.try_qdisc("pfifo")
@@ -564,6 +577,130 @@ def test_a_streams_numbers_add_up(pair: tuple[Host, Host], family: socket.Addres
     assert 1 <= len(stream["samples"]) <= 10
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sender_puts_its_socket_in_a_flow(
+    pair: tuple[Host, Host], family: socket.AddressFamily
+) -> None:
+    left, right = pair
+    to = address(right, family)
+    with (
+        right.capture(Direction.INCOMING) as capture,
+        Agent(right, UdpSink(to)) as sink,
+    ):
+        spec = UdpSource(
+            to,
+            sink.port,
+            4_000_000,
+            0.6,
+            stream=7,
+            flows=(FlowStep(0.2, TrafficType.AUDIO_VIDEO, until_s=0.4),),
+            phases=(0.2, 0.4),
+        )
+        with Agent(left, spec) as source:
+            sent = source.wait(TIMEOUT_S)
+            reports = source.reports()
+        phases = sink.stop()["streams"]
+        packets = [each for each in capture.packets() if each.destination_port == sink.port]
+    told = [report["event"] for report in reports if report["event"] != "progress"]
+    assert told == ["ready", "phase", "flow", "phase", "left", "final"]
+    flow = next(report for report in reports if report["event"] == "flow")
+    assert flow["flow_id"] > 0
+    assert (flow["traffic_type"], flow["dscp"]) == ("audio_video", 40)
+    assert [(each["stream"], each["phase"]) for each in phases] == [(7, 0), (7, 1), (7, 2)]
+    assert [each["received"] for each in phases] == sent["sent_by_phase"]
+    assert all(sent["sent_by_phase"])
+    assert sum(sent["sent_by_phase"]) == sent["sent"] == len(packets)
+    # Not one packet of a phase has the marks of another: by the sink's word and on the wire.
+    assert [set(each["dscp"]) for each in phases] == [{"0"}, {"40"}, {"0"}]
+    assert [
+        (phase, packet.dscp)
+        for packet in packets
+        for phase in [HEADER.unpack_from(packet.payload)[2]]
+    ] == [
+        (phase, dscp)
+        for phase, dscp in enumerate((0, 40, 0))
+        for _ in range(sent["sent_by_phase"][phase])
+    ]
+
+
+def test_losses_belong_to_their_phase(lab: Lab) -> None:
+    # Three times what the link takes, and packets of the new phase go before those that wait.
+    left, _, right = shaped(
+        lab, Bottleneck(2_000_000, 30_000, PriorityQueue(frozenset({40}), 1_000_000))
+    )
+    with Agent(right, UdpSink(right.ipv4)) as sink:
+        spec = UdpSource(
+            right.ipv4,
+            sink.port,
+            6_000_000,
+            1.0,
+            flows=(FlowStep(0.5, TrafficType.AUDIO_VIDEO),),
+            phases=(0.5,),
+        )
+        with Agent(left, spec) as source:
+            sent = source.wait(TIMEOUT_S)["sent_by_phase"]
+        queue = lab.hosts["router"].interfaces[1]
+        assert eventually(lambda: not any(each.waiting_bytes for each in queue.queues().values()))
+        before, after = sink.stop()["streams"]
+    dropped = queue.queues()["default"].dropped_packets
+    assert dropped > 0
+    assert before["received"] == sent[0] - dropped
+    assert (after["received"], after["lost"], after["reordered"]) == (sent[1], 0, 0)
+
+
+# More flows than one client may hold: the last is refused.
+REFUSING = """
+import sys
+from openqwave.admission import policy
+from openqwave.client import embedded
+embedded.Policy = lambda: policy.Policy(limits=policy.Limits(flows=1))
+from openqwave.lab.agent import main
+sys.exit(main())
+"""
+
+
+def test_a_flow_that_is_refused_ends_the_stream(lab: Lab) -> None:
+    flows = (FlowStep(0, TrafficType.VOICE), FlowStep(0, TrafficType.VOICE))
+    spec = UdpSource("127.0.0.1", 9, 1_000_000, 1.0, flows=flows)
+    process = lab.host("host").popen(
+        [sys.executable, "-c", REFUSING, to_json(spec)], stdout=subprocess.PIPE
+    )
+    reports = [json.loads(line) for line in process.communicate(timeout=TIMEOUT_S)[0].splitlines()]
+    assert [report["event"] for report in reports] == ["ready", "flow", "error"]
+    assert "ERROR_NO_SYSTEM_RESOURCES" in reports[-1]["message"]
+    assert process.returncode == 1
+
+
+def test_streams_start_together(pair: tuple[Host, Host]) -> None:
+    left, right = pair
+    with Agent(right, UdpSink(right.ipv4)) as sink, ExitStack() as sources:
+        start_ns = time.monotonic_ns() + 1_500_000_000
+        agents = [
+            sources.enter_context(
+                Agent(
+                    left,
+                    UdpSource(
+                        right.ipv4,
+                        sink.port,
+                        1_000_000,
+                        0.1,
+                        stream=stream,
+                        start_monotonic_ns=start_ns,
+                    ),
+                )
+            )
+            for stream in (1, 2)
+        ]
+        if time.monotonic_ns() > start_ns:
+            pytest.skip("this machine took longer to start two programs than was left for it")
+        for agent in agents:
+            # Measured from the common start, not from its own.
+            assert agent.wait(TIMEOUT_S)["elapsed_ns"] < 1_000_000_000
+        first_ns = [stream["samples"][0][0] for stream in sink.stop()["streams"]]
+    to_real_ns = time.time_ns() - time.monotonic_ns()
+    assert all(arrived_ns >= start_ns + to_real_ns - 1_000_000 for arrived_ns in first_ns)
+
+
 def test_a_stream_keeps_its_rate(pair: tuple[Host, Host]) -> None:
     left, right = pair
     with Agent(right, UdpSink(right.ipv4)) as sink:
@@ -574,6 +711,22 @@ def test_a_stream_keeps_its_rate(pair: tuple[Host, Host]) -> None:
     # Exact but for what a halted machine made slip, which is told.
     run_ns = 1_000_000_000 - sent["slipped_ns"]
     assert sent["ip_bytes"] == pytest.approx(30_000_000 * run_ns / 8e9, rel=0.01)
+
+
+def test_a_random_stream_keeps_its_rate_too(pair: tuple[Host, Host]) -> None:
+    left, right = pair
+    with Agent(right, UdpSink(right.ipv4)) as sink, right.capture(Direction.INCOMING) as capture:
+        spec = UdpSource(right.ipv4, sink.port, 10_000_000, 1.0, is_random=True)
+        with Agent(left, spec) as source:
+            sent = source.wait(TIMEOUT_S)
+        times = [each.time_ns for each in capture.packets() if each.destination_port == sink.port]
+    run_ns = 1_000_000_000 - sent["slipped_ns"]
+    # Of a thousand random intervals the sum is 3 % off, by one standard deviation.
+    assert sent["ip_bytes"] == pytest.approx(10_000_000 * run_ns / 8e9, rel=0.15)
+    gaps = sorted(after - before for before, after in itertools.pairwise(times))
+    # Exponential: one gap in ten is longer than 2.3 times the mean; of even ones, none is.
+    mean_ns = (times[-1] - times[0]) / len(gaps)
+    assert gaps[len(gaps) * 94 // 100] > 2 * mean_ns
 
 
 def test_a_stream_without_a_sink_goes_on(pair: tuple[Host, Host]) -> None:
@@ -628,6 +781,15 @@ def test_an_agent_that_cannot_work_says_why(lab: Lab) -> None:
     "spec",
     [
         UdpSource("10.0.0.1", 5, 1_000_000, 1.5, markings=(Marking(0.5, 46, 1),)),
+        UdpSource(
+            "10.0.0.1",
+            5,
+            1_000_000,
+            1.5,
+            flows=(FlowStep(0.5, TrafficType.VOICE), FlowStep(1, TrafficType.CONTROL, 1.2)),
+            phases=(0.5, 1.0),
+            start_monotonic_ns=1,
+        ),
         UdpSink("::", samples=3),
         TcpSource("fd00::1", 5, 1.0, congestion="reno"),
         TcpSink("::"),
@@ -645,6 +807,10 @@ def test_specs_survive_json(spec: UdpSource | UdpSink | TcpSource | TcpSink) -> 
         '{"kind": "udp_sink"}',
         '{"kind": "udp_sink", "address": "::", "colour": 1}',
         '{"kind": "udp_source", "destination": "::1", "port": 1, "rate_bps": 0, "duration_s": 1}',
+        '{"kind": "udp_source", "destination": "::1", "port": 1, "rate_bps": 9, "duration_s": 1,'
+        ' "stream": 65536}',
+        '{"kind": "udp_source", "destination": "::1", "port": 1, "rate_bps": 9, "duration_s": 1,'
+        ' "flows": [{"at_s": 0, "traffic_type": 77}]}',
     ],
 )
 def test_broken_specs_are_refused(text: str) -> None:
@@ -686,7 +852,7 @@ def test_books_are_kept(
 
 def test_progress_holds_the_delays_since_the_last() -> None:
     books = account([0, 1, 2])
-    assert books.progress()["delay_ns"] == {"min": 0, "p50": 1, "p95": 1, "max": 2}
+    assert books.progress()["delay_ns"] == {"min": 0, "p50": 1, "p95": 1, "p99": 1, "max": 2}
     assert books.progress()["delay_ns"] == {}
     assert books.final(2)["samples"] == [(0, 0), (2, 2)]
 
@@ -724,45 +890,14 @@ print(json.dumps(result))
 """
 
 
-def interpreter_for_nobody(environment: dict[str, str]) -> str:
-    """Find a Python that an ordinary user may run and that sees the project's packages."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, shutil.which(version, path="/usr/local/bin:/usr/bin")):
-        try:
-            if candidate and not as_nobody([candidate, "-c", "import pyroute2"], environment)[0]:
-                return candidate
-        except PermissionError:
-            continue
-    pytest.skip(f"no {version} that other users may run and that has the project's packages")
-
-
-def as_nobody(argv: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
-    done = subprocess.run(
-        argv,
-        user=65_534,
-        group=65_534,
-        extra_groups=[],
-        env=environment,
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.root
 def test_an_ordinary_user_builds_a_lab() -> None:
-    source = Path(openqwave.__file__).parents[1]
-    path = os.pathsep.join((str(source), sysconfig.get_paths()["purelib"]))
-    environment = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.defpath}
-    python = interpreter_for_nobody(environment)
-    status, output, errors = as_nobody([python, "-W", "error", "-c", ROOTLESS], environment)
+    python = nobody.interpreter("pyroute2")
+    status, output, errors = nobody.run([python, "-W", "error", "-c", ROOTLESS])
     assert (status, errors) == (0, "")
     told: dict[str, Any] = json.loads(output)
     if told["before"] == "none":
         pytest.skip("this system refuses user namespaces to ordinary users")
-    assert (told["before"], told["user"], told["inside"]) == ("user namespaces", 65_534, 0)
+    assert (told["before"], told["user"], told["inside"]) == ("user namespaces", nobody.USER, 0)
     assert set(told["received"].values()) == set(told["captured"].values()) == {0}
     assert len(told["received"]) == 2

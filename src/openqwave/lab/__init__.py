@@ -14,6 +14,7 @@ descriptor, thread or process in it is gone, however the process ended.
 `capture`       what passed an interface: DSCP, ECN, length, kernel time
 `processes`     child processes that cannot outlive the lab
 `specs`         what a generator or a sink is to do
+`steps`         what a generator does to its socket on the way: marks, flows, phases
 `traffic`       generators and sinks at work: `agent` in child processes
 ==============  =====================================================================
 

@@ -1,4 +1,4 @@
-"""A sink's books on one stream: what came, what did not, how late, and how marked.
+"""A sink's books on one phase of a stream: what came, what did not, how late, and how marked.
 
 A packet is *lost* as long as a higher sequence number has come and it has not; a straggler that
 comes after all stops being lost and counts as *reordered* (RFC 4737's type P-reordered); one that
@@ -30,6 +30,7 @@ class StreamAccount:
         duplicates: Packets that had come before.
         reordered: Packets that came after one with a higher number.
         ip_bytes: Bytes of IP packets, duplicates included.
+        dscps: Packets by code point, likewise.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class StreamAccount:
         self._next = 0
         self._missing: dict[int, None] = {}  # A set that remembers the order.
         self._forgotten = 0
-        self._dscp: Counter[int] = Counter()
+        self.dscps: Counter[int] = Counter()
         self._ecn: Counter[int] = Counter()
         self._delays_ns = array("q")
         self._arrivals_ns = array("q")
@@ -56,7 +57,7 @@ class StreamAccount:
     ) -> None:
         """Enter one packet."""
         self.ip_bytes += ip_bytes
-        self._dscp[traffic_class >> 2] += 1
+        self.dscps[traffic_class >> 2] += 1
         self._ecn[traffic_class & 3] += 1
         if sequence >= self._next:
             self._note_gap(sequence)
@@ -100,7 +101,7 @@ class StreamAccount:
         """Return everything, with evenly spread samples (time of arrival, delay)."""
         step = max(1, -(-len(self._delays_ns) // max(1, samples)))
         return self._counts() | {
-            "dscp": {str(dscp): count for dscp, count in sorted(self._dscp.items())},
+            "dscp": {str(dscp): count for dscp, count in sorted(self.dscps.items())},
             "ecn": {str(ecn): count for ecn, count in sorted(self._ecn.items())},
             "delay_ns": quantiles(self._delays_ns),
             "samples": list(zip(self._arrivals_ns[::step], self._delays_ns[::step], strict=True)),
@@ -108,7 +109,7 @@ class StreamAccount:
 
 
 def quantiles(values: Sequence[int]) -> dict[str, int]:
-    """Return least, median, 95 % and greatest of some values; empty for none."""
+    """Return least, median, 95 %, 99 % and greatest of some values; empty for none."""
     if not values:
         return {}
     ordered = sorted(values)
@@ -117,5 +118,6 @@ def quantiles(values: Sequence[int]) -> dict[str, int]:
         "min": ordered[0],
         "p50": ordered[last // 2],
         "p95": ordered[last * 95 // 100],
+        "p99": ordered[last * 99 // 100],
         "max": ordered[-1],
     }

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 
+from openqwave import QosError
 from openqwave.lab.reporting import Reporter, Stop
 from openqwave.lab.sinks import receive_bulk, receive_streams
 from openqwave.lab.sources import send_bulk, send_stream
@@ -57,7 +58,7 @@ def main() -> int:
             watcher.start()
         try:
             run(spec, stop, reporter)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, QosError) as error:
             reporter.report("error", message=f"{type(error).__name__}: {error}")
             return 1
     return 0

@@ -45,8 +45,8 @@ class Stop:
 class Reporter:
     """Writes reports to standard output, one JSON object a line.
 
-    Each has "event", which is "ready", "progress", "marked", "final" or "error", and "time_ns"
-    (CLOCK_REALTIME).
+    Each has "event" and "time_ns" (CLOCK_REALTIME). Events are "ready", "progress", "final" and
+    "error", and of a sender's timeline "marked", "flow", "left" and "phase".
     """
 
     def report(self, event: str, **fields: object) -> None:

@@ -41,6 +41,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_NEWQDISC, TC_H_ROOT
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
+from openqwave.lab.refusals import explained
+
 # How late this kernel's timers commonly are, from above; see the module's text.
 HTB_BURST_US = 60
 
@@ -122,10 +124,10 @@ def install(index: int, bottleneck: Bottleneck | None) -> None:
     """Make a bottleneck the root of an interface of this thread's namespace, or remove it.
 
     Raises:
-        NetlinkError: The kernel refused; ENOENT where it has no HTB.
+        OSError: The kernel refused; ENOENT where it has no HTB.
         RuntimeError: The kernel took something else than was meant.
     """
-    with IPRoute() as netlink:
+    with IPRoute() as netlink, explained("a bottleneck (modules sch_htb and cls_u32)"):
         _remove_root(netlink, index)
         if bottleneck is None:
             return

@@ -1,4 +1,4 @@
-"""Receivers: UDP streams counted and timed, TCP counted.
+"""Receivers: UDP streams counted and timed, each phase apart; TCP counted.
 
 Times of arrival are the kernel's (SO_TIMESTAMPNS), not those of the read. The traffic class comes
 with each packet. What the socket itself had to drop is reported apart from what the network lost
@@ -65,7 +65,7 @@ class _Streams:
     """The accounts of all streams of one socket."""
 
     def __init__(self, overhead_bytes: int) -> None:
-        self._accounts: dict[int, StreamAccount] = {}
+        self._accounts: dict[tuple[int, int], StreamAccount] = {}
         self._overhead_bytes = overhead_bytes
         self.strangers = 0
         self.socket_drops = 0
@@ -86,19 +86,25 @@ class _Streams:
         if len(data) < HEADER.size or not data.startswith(MAGIC):
             self.strangers += 1
             return
-        _, stream, sequence, sent_ns = HEADER.unpack_from(data)
-        account = self._accounts.get(stream)
+        _, stream, phase, sequence, sent_ns = HEADER.unpack_from(data)
+        account = self._accounts.get((stream, phase))
         if account is None:
-            account = self._accounts[stream] = StreamAccount()
+            account = self._accounts[stream, phase] = StreamAccount()
         account.add(sequence, sent_ns, arrived_ns, traffic_class, len(data) + self._overhead_bytes)
 
     def progress(self) -> list[dict[str, Any]]:
-        """Return each stream's progress."""
-        return [{"stream": key} | account.progress() for key, account in self._accounts.items()]
+        """Return the progress of each phase of each stream."""
+        return [
+            {"stream": stream, "phase": phase} | account.progress()
+            for (stream, phase), account in self._accounts.items()
+        ]
 
     def final(self, samples: int) -> list[dict[str, Any]]:
-        """Return each stream's whole account."""
-        return [{"stream": key} | account.final(samples) for key, account in self._accounts.items()]
+        """Return the whole account of each phase of each stream."""
+        return [
+            {"stream": stream, "phase": phase} | account.final(samples)
+            for (stream, phase), account in self._accounts.items()
+        ]
 
 
 def receive_streams(spec: UdpSink, stop: Stop, reporter: Reporter) -> None:

@@ -1,9 +1,9 @@
 """Senders: a paced UDP stream, and TCP as fast as it goes.
 
-The stream keeps to absolute times: packet n is due n intervals after the first, so a late timer
-costs one packet's punctuality and none of the rate. A process that was not run at all for longer
-than `MAX_LAG_NS` does not send what it owes in one burst; its schedule slips, and the report says
-by how much.
+The stream keeps to absolute times: packet n is due n intervals after the first (intervals of
+various lengths, if it is random), so a late timer costs one packet's punctuality and none of the
+rate. A process that was not run at all for longer than `MAX_LAG_NS` does not send what it owes in
+one burst; its schedule slips, and the report says by how much.
 
 Pauses end by the kernel's timer. Its slack, 50 us for ordinary threads, is set to 1 ns.
 """
@@ -11,6 +11,8 @@ Pauses end by the kernel's timer. Its slack, 50 us for ordinary threads, is set 
 from __future__ import annotations
 
 import ctypes
+import itertools
+import random
 import select
 import socket
 import time
@@ -18,7 +20,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from openqwave.lab.reporting import Reporter, Stop
-from openqwave.lab.specs import HEADER, MAGIC, OVERHEAD_BYTES, Marking, TcpSource, UdpSource
+from openqwave.lab.specs import HEADER, MAGIC, OVERHEAD_BYTES, TcpSource, UdpSource
+from openqwave.lab.steps import Steps, set_traffic_class
 
 # <linux/prctl.h>, <asm-generic/socket.h>
 PR_SET_TIMERSLACK = 29
@@ -35,15 +38,6 @@ CHUNK_BYTES = 65_536
 CONNECT_TIMEOUT_S = 5.0
 
 
-def set_traffic_class(sock: socket.socket, dscp: int, ecn: int = 0) -> None:
-    """Mark what a socket sends from now on."""
-    traffic_class = dscp << 2 | ecn
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, traffic_class)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, traffic_class)
-
-
 def address_family(address: str) -> socket.AddressFamily:
     """Return the family of an address given as text; ValueError if it is none."""
     return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
@@ -55,66 +49,64 @@ def send_stream(spec: UdpSource, stop: Stop, reporter: Reporter) -> None:
     with socket.socket(address_family(spec.destination), socket.SOCK_DGRAM) as sock:
         sock.connect((spec.destination, spec.port))
         address, port = sock.getsockname()[:2]
-        reporter.report("ready", address=address, port=port)
-        _send_packets(spec, sock, stop, reporter)
+        with Steps(spec, sock, reporter) as steps:
+            reporter.report("ready", address=address, port=port)
+            _send_packets(spec, sock, steps, stop, reporter)
 
 
-def _send_packets(spec: UdpSource, sock: socket.socket, stop: Stop, reporter: Reporter) -> None:
+def _send_packets(
+    spec: UdpSource, sock: socket.socket, steps: Steps, stop: Stop, reporter: Reporter
+) -> None:
     version = 4 if sock.family == socket.AF_INET else 6
     packet_bits = 8 * (spec.payload_bytes + OVERHEAD_BYTES[version])
     packet = bytearray(spec.payload_bytes)
-    steps = _Steps(spec.markings, sock, reporter)
-    sequence = turn = slipped_ns = unsent = 0
-    start_ns = time.monotonic_ns()
+    sent = [0]  # By phase.
+    slipped_ns = unsent = 0
+    start_ns = spec.start_monotonic_ns or time.monotonic_ns()
     end_ns = start_ns + round(spec.duration_s * 1e9)
     report_ns = start_ns + PROGRESS_NS
-    while not stop.requested:
-        due_ns = start_ns + slipped_ns + turn * packet_bits * 1_000_000_000 // spec.rate_bps
-        if due_ns >= end_ns:
+    for offset_ns in _offsets_ns(spec, packet_bits):
+        due_ns = start_ns + slipped_ns + offset_ns
+        if stop.requested or due_ns >= end_ns:
             break
         _pause_until(due_ns, spec.spin_us * 1000, stop)
         now_ns = time.monotonic_ns()
         if now_ns - due_ns > MAX_LAG_NS:
             slipped_ns += now_ns - due_ns
         steps.take_until(now_ns - start_ns)
-        turn += 1
-        HEADER.pack_into(packet, 0, MAGIC, spec.stream, sequence, time.time_ns())
+        sent += [0] * (steps.phase + 1 - len(sent))
+        HEADER.pack_into(packet, 0, MAGIC, spec.stream, steps.phase, sent[-1], time.time_ns())
         try:
             sock.send(packet)
         except ConnectionRefusedError:
             unsent += 1  # An earlier packet found no sink; the kernel says so in place of sending.
         else:
-            sequence += 1
+            sent[-1] += 1
         if now_ns >= report_ns:
             report_ns = now_ns + PROGRESS_NS
-            reporter.report("progress", sent=sequence)
+            reporter.report("progress", sent=sum(sent), sent_by_phase=sent)
     reporter.report(
         "final",
-        sent=sequence,
+        sent=sum(sent),
+        sent_by_phase=sent,
         unsent=unsent,
-        ip_bytes=sequence * packet_bits // 8,
+        ip_bytes=sum(sent) * packet_bits // 8,
         slipped_ns=slipped_ns,
         elapsed_ns=time.monotonic_ns() - start_ns,
     )
 
 
-class _Steps:
-    """What is to happen to the socket while it sends, in order of time."""
-
-    def __init__(
-        self, markings: tuple[Marking, ...], sock: socket.socket, reporter: Reporter
-    ) -> None:
-        self._sock = sock
-        self._reporter = reporter
-        self._coming: Iterator[Marking] = iter(sorted(markings, key=lambda step: step.at_s))
-        self._next = next(self._coming, None)
-
-    def take_until(self, elapsed_ns: int) -> None:
-        """Take every step that is due."""
-        while self._next is not None and elapsed_ns >= self._next.at_s * 1e9:
-            set_traffic_class(self._sock, self._next.dscp, self._next.ecn)
-            self._reporter.report("marked", dscp=self._next.dscp, ecn=self._next.ecn)
-            self._next = next(self._coming, None)
+def _offsets_ns(spec: UdpSource, packet_bits: int) -> Iterator[int]:
+    """Yield without end when each packet is due, after the first."""
+    if not spec.is_random:
+        for turn in itertools.count():
+            yield turn * packet_bits * 1_000_000_000 // spec.rate_bps
+    # The same intervals each time for one stream, so that runs can be compared.
+    intervals = random.Random(spec.stream)  # noqa: S311 - nobody gains by guessing them
+    offset_ns = 0.0
+    while True:
+        yield int(offset_ns)
+        offset_ns += intervals.expovariate(spec.rate_bps / (packet_bits * 1e9))
 
 
 def _pause_until(due_ns: int, spin_ns: int, stop: Stop) -> None:

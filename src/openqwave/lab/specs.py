@@ -4,8 +4,9 @@ A spec is a frozen value that goes to `agent` as one JSON object, its class name
 packet of a stream starts with a header that lets the sink count and time it::
 
     0   4 bytes  "oqst"
-    4   u32      stream, chosen by the sender's spec
-    8   u64      sequence number, from 0
+    4   u16      stream, chosen by the sender's spec
+    6   u16      phase of the sender's timeline, from 0
+    8   u64      sequence number within the phase, from 0
     16  u64      when it was sent, CLOCK_REALTIME nanoseconds
 
 in network byte order; the rest is zeros. Sender and sink share one machine and so one clock, and
@@ -21,7 +22,9 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-HEADER = struct.Struct("!4sIQQ")
+from openqwave.model.flow import TrafficType
+
+HEADER = struct.Struct("!4sHHQQ")
 MAGIC = b"oqst"
 
 # What IP and UDP add to a payload.
@@ -44,8 +47,26 @@ class Marking:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowStep:
+    """The sender puts its own socket in a flow, by the library, and goes on sending.
+
+    The calls are those of a streaming program: add the socket as best effort to a non-adaptive
+    flow (QOSAddSocketToFlow), then set the traffic type (QOSSetFlow).
+
+    Attributes:
+        at_s: When, seconds after the first packet.
+        traffic_type: What the flow carries.
+        until_s: When the flow ends; None for the end of the stream.
+    """
+
+    at_s: float
+    traffic_type: TrafficType
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UdpSource:
-    """A stream of equal packets, equally spaced.
+    """A stream of equal packets, equally spaced or at random.
 
     Attributes:
         destination: Address of the sink, IPv4 or IPv6.
@@ -55,6 +76,15 @@ class UdpSource:
         payload_bytes: What UDP carries, at least the header's 24 bytes.
         stream: Tells this stream from others at the same sink.
         markings: Changes of the traffic class; one at 0 marks from the first packet on.
+        flows: Flows that the socket is put in.
+        phases: When a new phase begins, seconds after the first packet: sender and sink count
+            each phase apart.
+        start_monotonic_ns: When the first packet is due, CLOCK_MONOTONIC, so that several
+            streams can have one timeline; 0 for at once. A stream that is ready later than that
+            leaves out what it missed.
+        is_random: The intervals are exponentially distributed about the rate's, so that packets
+            arrive as a Poisson process. Two evenly spaced streams can fall in step, and then a
+            full queue has room for the one each time and never for the other.
         spin_us: The last so many microseconds before each packet are spent awake: exact to a few
             microseconds, at the price of a processor. Without, a timer that is late delays the
             packet and not those after it.
@@ -67,6 +97,10 @@ class UdpSource:
     payload_bytes: int = 1200
     stream: int = 0
     markings: tuple[Marking, ...] = ()
+    flows: tuple[FlowStep, ...] = ()
+    phases: tuple[float, ...] = ()
+    start_monotonic_ns: int = 0
+    is_random: bool = False
     spin_us: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +108,8 @@ class UdpSource:
             raise ValueError(f"a stream's payload holds {HEADER.size} bytes at least")
         if self.rate_bps <= 0:
             raise ValueError("a stream needs a rate")
+        if not 0 <= self.stream <= 0xFFFF:
+            raise ValueError(f"a stream's number has 16 bits, not {self.stream}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +192,14 @@ def from_json(text: str) -> Spec:
     try:
         if "markings" in fields:
             fields["markings"] = tuple(Marking(**marking) for marking in fields["markings"])
+        if "flows" in fields:
+            fields["flows"] = tuple(_flow_step(**step) for step in fields["flows"])
+        if "phases" in fields:
+            fields["phases"] = tuple(fields["phases"])
         return _KINDS[kind](**fields)
     except TypeError as error:
         raise ValueError(f"{kind}: {error}") from error
+
+
+def _flow_step(at_s: float, traffic_type: int, until_s: float | None = None) -> FlowStep:
+    return FlowStep(at_s, TrafficType(traffic_type), until_s)

@@ -77,6 +77,12 @@ class Agent:
             self._ended = True
             self._arrival.notify_all()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it will report no more."""
+        with self._arrival:
+            return self._ended
+
     def reports(self, since: int = 0) -> list[Report]:
         """Return its reports so far, from one number on."""
         with self._arrival:

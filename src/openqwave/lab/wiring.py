@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pyroute2 import IPRoute
 
 from openqwave.lab.offloads import disable_offloads
+from openqwave.lab.refusals import explained
 
 if TYPE_CHECKING:
     from openqwave.lab.namespaces import Namespace
@@ -35,7 +36,7 @@ def make_veth(
     names: Sequence[str], macs: Sequence[str], mtu_bytes: int, peer: Namespace
 ) -> tuple[int, int]:
     """Make a veth pair, one end here and one in another namespace; return their indexes."""
-    with IPRoute() as netlink:
+    with IPRoute() as netlink, explained("a pair of virtual Ethernet devices (module veth)"):
         netlink.link(
             "add",
             kind="veth",

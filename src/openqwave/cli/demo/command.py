@@ -1,0 +1,127 @@
+"""The whole of `qwave demo`, in order: can it run, play, table, chart, exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from openqwave.cli.demo import chart
+from openqwave.cli.demo.figures import Figures, figures_of
+from openqwave.cli.demo.view import LineView, LiveView, SilentView, View
+from openqwave.cli.interruption import Interrupted, Interruption
+from openqwave.lab.namespaces import Rights, availability, enter_user_namespace
+
+if TYPE_CHECKING:
+    from openqwave.cli.demo.stage import Records
+
+KEPT, NOT_KEPT, CANNOT_RUN = 0, 1, 2
+# 128 and SIGINT's number, as a shell tells it.
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        half_s: Length of each half.
+        chart: Where to draw; None for nowhere.
+        as_json: One JSON object on standard output, and nothing else there.
+        live: A live view where output is a terminal.
+    """
+
+    half_s: float
+    chart: Path | None = None
+    as_json: bool = False
+    live: bool = True
+
+
+def run_demo(options: Options) -> int:
+    """Run it; return the exit status. Everything else is on standard output and error."""
+    try:
+        return _run(options)
+    except Interrupted as interrupted:
+        _tell("Interrupted; everything is taken down.")
+        return interrupted.status
+    except KeyboardInterrupt:
+        _tell("Interrupted.")
+        return INTERRUPTED
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+def _run(options: Options) -> int:
+    target = options.chart
+    if target is not None and (refusal := chart.refusal(target)):
+        _tell(refusal)
+        return CANNOT_RUN
+    if target is not None and not chart.can_draw():
+        _tell("No chart: matplotlib is not installed; pip install 'openqwave[plot]'.")
+        target = None
+    # Before anything starts a thread: a process with several cannot enter a user namespace.
+    available = availability()
+    if not available:
+        _tell(f"The demo needs network namespaces: {available.reason}")
+        return CANNOT_RUN
+    if available.rights is Rights.USER_NAMESPACE:
+        enter_user_namespace()
+    return _perform(options, target)
+
+
+def _perform(options: Options, target: Path | None) -> int:
+    # Here, because these load the netlink library, which nothing before has any use for.
+    from openqwave.cli.demo.report import print_report
+    from openqwave.cli.demo.stage import Stage
+
+    console = Console(highlight=False, markup=False, emoji=False, stderr=options.as_json)
+    try:
+        with Interruption() as interruption:
+            with Stage(options.half_s, interruption) as stage:
+                with _view(options, console) as view:
+                    for moment in stage.moments():
+                        view.show(moment, stage.wire)
+                records = stage.records()
+            interruption.check()
+    except (OSError, RuntimeError) as error:
+        # Only the kernel's errors have a strerror.
+        _tell(f"The demo could not run: {getattr(error, 'strerror', None) or error}")
+        return CANNOT_RUN
+    figures = figures_of(records)
+    if options.as_json:
+        drawn = _draw(records, figures, target)
+        whole = figures.to_json() | {"chart": None if drawn is None else str(drawn)}
+        sys.stdout.write(json.dumps(whole, indent=2) + "\n")
+        sys.stdout.flush()
+    else:
+        print_report(console, figures)
+        drawn = _draw(records, figures, target)
+        if drawn is not None:
+            console.print(f"\nChart: {drawn}", soft_wrap=True)
+    return KEPT if figures.kept else NOT_KEPT
+
+
+def _view(options: Options, console: Console) -> View:
+    if options.as_json and not console.is_terminal:
+        return SilentView()
+    if options.live and console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console)
+    return LineView(console)
+
+
+def _draw(records: Records, figures: Figures, target: Path | None) -> Path | None:
+    """Draw the chart; return where, or None if there is none."""
+    if target is None:
+        return None
+    try:
+        chart.draw(records, figures, target)
+    except OSError as error:
+        _tell(f"{target}: the chart could not be written: {error.strerror}")
+        return None
+    return target

@@ -1,0 +1,29 @@
+"""The entry point: leaves with an exit status and a sentence, never with a traceback.
+
+The option parser is loaded inside, so that a missing extra or an early Ctrl-C is told too.
+"""
+
+from __future__ import annotations
+
+import sys
+
+# 128 and SIGINT's number, as a shell tells it.
+INTERRUPTED = 130
+
+
+def run() -> None:
+    """Run the program named by the command line and leave."""
+    try:
+        from openqwave.cli.program import app
+
+        app(prog_name="qwave")
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.stderr.write(
+            f"qwave needs {error.name}, which is not installed: pip install 'openqwave[cli]'\n"
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(INTERRUPTED)
