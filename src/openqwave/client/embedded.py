@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from openqwave.admission.policy import Policy
 from openqwave.drivers.clock import Clock, SystemClock
 from openqwave.drivers.links import Links
-from openqwave.drivers.routes import RouteProbe
 from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.codes import ErrorCode
@@ -95,7 +94,6 @@ class Embedded:
         self._lock = threading.RLock()
         self._clock = clock or SystemClock()
         self._directory = SocketDirectory()
-        self._routes = RouteProbe()
         self._backend = backend or SocketOptions(self._directory, Links())
         self._engine = Engine(policy or Policy(), first_flow_id=self._pid << _FLOW_ID_BITS | 1)
         self._pending: dict[int, Pending] = {}
@@ -162,18 +160,6 @@ class Embedded:
         """The kernel's name for a socket; see `SocketDirectory.cookie_of`."""
         return self._directory.cookie_of(sock)
 
-    def refuse_route(self, destination: Endpoint, facts: SocketFacts | None) -> Refusal | None:
-        """Does a route lead there from the socket, or from this process? None means yes."""
-        if not self.belongs_here() or not self._open_handles:
-            # The request itself will be refused; nothing must be locked or opened for it.
-            return None
-        with self._lock:
-            if facts is None:
-                return self._routes.refuse(destination)
-            return self._routes.refuse(
-                destination, namespace=facts.namespace, interface=facts.interface
-            )
-
     def refuse_handle(self, handle_id: int) -> Refusal | None:
         """Is the handle fit for use? None means yes."""
         if not self.belongs_here():
@@ -236,10 +222,9 @@ class Embedded:
         return result
 
     def _let_go(self) -> None:
-        """After the last handle nothing of ours stays open."""
+        """After the last handle there is nothing to do at exit."""
         self._open_handles -= 1
         if self._open_handles == 0:
-            self._routes.close()
             atexit.unregister(self.close)
 
     def _notice_sleep(self, others: list[Answer]) -> None:

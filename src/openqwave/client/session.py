@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from openqwave.drivers.credentials import own_credentials
+from openqwave.drivers.routes import refuse_route
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals
@@ -60,7 +61,7 @@ class Session:
             return cast("Refusal", self._host.submit(self.handle_id, request))
         # A connected socket was given its route when it was connected.
         route = (
-            self._host.refuse_route(destination, facts)
+            refuse_route(destination, namespace=facts.namespace, interface=facts.interface)
             if facts.peer is None and isinstance(destination, Endpoint)
             else None
         )
@@ -106,7 +107,7 @@ class Session:
 
     def start_tracking(self, host: Endpoint | Refusal) -> Refusal | None:
         """Take an interest in the path to a host."""
-        route = None if isinstance(host, Refusal) else self._host.refuse_route(host, None)
+        route = None if isinstance(host, Refusal) else refuse_route(host)
         result = self._host.submit(self.handle_id, rq.StartTracking(host, route))
         return cast("Refusal | None", result)
 

@@ -129,7 +129,8 @@ def _last_words(original: _Options, written: _Options, now: _Options) -> _Option
     if now[0] != written[0]:
         octet = _last_word(tos, written[0], now[0])
         if now[2] != _derived_priority(now[0]):
-            return octet, tclass, now[2]
+            # TCP writes the ECN that it negotiates without touching the priority.
+            return octet, tclass, priority if now[2] == written[2] else now[2]
         # The kernel derives a priority only when the octet changes.
         return octet, tclass, priority if octet == tos else _derived_priority(octet)
     return tos, tclass, priority if now[2] == written[2] else now[2]
