@@ -21,7 +21,7 @@ import socket
 import statistics
 import sys
 import time
-from ctypes import byref, c_int, sizeof
+from ctypes import byref, c_int, c_void_p, sizeof
 from typing import TYPE_CHECKING
 
 import openqwave as qw
@@ -65,7 +65,7 @@ def python_face(qos: qw.Qos, sock: socket.socket) -> Callable[[], None]:
     return run
 
 
-def windows_face(handle: qos2.HANDLE, sock: socket.socket) -> Callable[[], None]:
+def windows_face(handle: c_void_p, sock: socket.socket) -> Callable[[], None]:
     """The same through `openqwave.qos2`, with arguments as ctypes programs pass them."""
     voice = c_int(qos2.QOSTrafficTypeVoice)
     video, flags = qos2.QOSTrafficTypeAudioVideo, qos2.QOS_NON_ADAPTIVE_FLOW
@@ -90,9 +90,11 @@ def sockets() -> Iterator[tuple[str, socket.socket]]:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as dual:
         dual.connect(("::ffff:127.0.0.1", 9))
         yield "UDP, dual stack", dual
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as tcp:
-            yield "TCP over IPv4", tcp
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as tcp,
+    ):
+        yield "TCP over IPv4", tcp
 
 
 def timed(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[int]]:
