@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel import nobody
 
 from openqwave.cli.demo import figures
 from openqwave.cli.demo.command import Options, run_demo
 from openqwave.lab import namespaces
+from tests.kernel import nobody
 
 pytestmark = pytest.mark.kernel
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel import nobody
 
 from openqwave.lab import wiring
 from openqwave.lab.accounts import REMEMBERED_LOSSES, StreamAccount
@@ -39,6 +38,7 @@ from openqwave.lab.specs import (
 from openqwave.lab.topology import Host, Lab
 from openqwave.lab.traffic import Agent, AgentError
 from openqwave.model.flow import TrafficType
+from tests.kernel import nobody
 
 pytestmark = pytest.mark.kernel
 

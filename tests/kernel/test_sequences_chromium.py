@@ -13,19 +13,6 @@ from collections.abc import Iterator
 from ctypes import byref, sizeof
 
 import pytest
-from tests.kernel.programs import (
-    ECT_0,
-    ECT_1,
-    Address,
-    Family,
-    Stage,
-    flows,
-    is_mapped,
-    options_of,
-    ordinary_user,
-    set_ecn,
-    sockaddr,
-)
 
 from openqwave.client.embedded import Embedded
 from openqwave.lab.topology import Host
@@ -51,6 +38,19 @@ from openqwave.qos2 import (
     QOSTrafficTypeExcellentEffort,
     QOSTrafficTypeVoice,
     WinDLL,
+)
+from tests.kernel.programs import (
+    ECT_0,
+    ECT_1,
+    Address,
+    Family,
+    Stage,
+    flows,
+    is_mapped,
+    options_of,
+    ordinary_user,
+    set_ecn,
+    sockaddr,
 )
 
 pytestmark = pytest.mark.kernel

@@ -7,16 +7,6 @@ from ctypes import byref, sizeof
 from socket import socket
 
 import pytest
-from tests.kernel.programs import (
-    Address,
-    Family,
-    Stage,
-    disconnect,
-    flows,
-    is_mapped,
-    ordinary_user,
-    sockaddr,
-)
 
 from openqwave.lab.topology import Host
 from openqwave.qos2 import (
@@ -36,6 +26,16 @@ from openqwave.qos2 import (
     QOSTrafficTypeVoice,
     WinDLL,
     WSAGetLastError,
+)
+from tests.kernel.programs import (
+    Address,
+    Family,
+    Stage,
+    disconnect,
+    flows,
+    is_mapped,
+    ordinary_user,
+    sockaddr,
 )
 
 pytestmark = pytest.mark.kernel

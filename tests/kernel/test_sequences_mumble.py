@@ -7,13 +7,6 @@ from ctypes import byref, cast, pointer
 from socket import IPPROTO_TCP, SOCK_STREAM, socket
 
 import pytest
-from tests.kernel.programs import (
-    ECT_0,
-    Address,
-    Family,
-    Stage,
-    sockaddr,
-)
 
 from openqwave.lab.capture import CapturedPacket
 from openqwave.lab.topology import Host
@@ -33,6 +26,13 @@ from openqwave.qos2 import (
     QOSTrafficTypeVoice,
     WinDLL,
     WSAGetLastError,
+)
+from tests.kernel.programs import (
+    ECT_0,
+    Address,
+    Family,
+    Stage,
+    sockaddr,
 )
 
 pytestmark = pytest.mark.kernel

@@ -22,16 +22,6 @@ from socket import (
 )
 
 import pytest
-from tests.kernel.programs import (
-    ECT_0,
-    TIMEOUT_S,
-    Address,
-    Family,
-    Stage,
-    flows,
-    ordinary_user,
-    sockaddr,
-)
 
 import openqwave
 from openqwave.lab.topology import Host
@@ -65,6 +55,16 @@ from openqwave.qos2 import (
     QOSTrafficTypeVoice,
     WinDLL,
     WinError,
+)
+from tests.kernel.programs import (
+    ECT_0,
+    TIMEOUT_S,
+    Address,
+    Family,
+    Stage,
+    flows,
+    ordinary_user,
+    sockaddr,
 )
 
 pytestmark = pytest.mark.kernel

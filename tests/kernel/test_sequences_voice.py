@@ -8,15 +8,6 @@ from socket import IP_TOS, IPPROTO_IP, SOCK_DGRAM, SOCK_STREAM, SocketKind, sock
 from typing import Any
 
 import pytest
-from tests.kernel.programs import (
-    ECT_0,
-    ECT_1,
-    Address,
-    Family,
-    Stage,
-    flows,
-    sockaddr,
-)
 
 from openqwave.lab.topology import Host
 from openqwave.qos2 import (
@@ -46,6 +37,15 @@ from openqwave.qos2 import (
     QOSUseNonConformantMarkings,
     WinDLL,
     WSAGetLastError,
+)
+from tests.kernel.programs import (
+    ECT_0,
+    ECT_1,
+    Address,
+    Family,
+    Stage,
+    flows,
+    sockaddr,
 )
 
 pytestmark = pytest.mark.kernel
