@@ -22,6 +22,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Become root of a user namespace where namespaces cannot be had otherwise."""
     found = availability()
     if found.rights is Rights.USER_NAMESPACE:
+        # Inside, everybody is called root; pytest's folder for temporary files is named after
+        # the user, and the real root may have one already.
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
         enter_user_namespace()
     session.config.stash[NAMESPACES] = found
 
