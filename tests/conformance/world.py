@@ -92,11 +92,8 @@ class SleepyClock:
         self.now = 1_000_000_000
         self.asleep = 0
 
-    def now_ns(self) -> int:
-        return self.now
-
-    def asleep_ns(self) -> int:
-        return self.asleep
+    def read(self) -> tuple[int, int]:
+        return self.now, self.asleep
 
 
 def sockaddr(host: str, port: int = PORT, *, family: int | None = None) -> Any:  # noqa: ANN401

@@ -341,11 +341,8 @@ class SleepyClock:
 
     asleep = 0
 
-    def now_ns(self) -> int:
-        return time.monotonic_ns()
-
-    def asleep_ns(self) -> int:
-        return self.asleep
+    def read(self) -> tuple[int, int]:
+        return time.monotonic_ns(), self.asleep
 
 
 @BOTH

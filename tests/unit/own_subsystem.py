@@ -21,11 +21,8 @@ class FakeClock:
         self.now = 10**12
         self.asleep = 5 * 10**9
 
-    def now_ns(self) -> int:
-        return self.now
-
-    def asleep_ns(self) -> int:
-        return self.asleep
+    def read(self) -> tuple[int, int]:
+        return self.now, self.asleep
 
     def sleep(self, duration_ns: int = 10**10) -> None:
         self.asleep += duration_ns

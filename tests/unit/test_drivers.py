@@ -187,7 +187,7 @@ def test_a_group_without_a_name_is_left_out() -> None:
 
 def test_the_clock_is_the_monotonic_one() -> None:
     clock = SystemClock()
-    before, now, after = time.monotonic_ns(), clock.now_ns(), time.monotonic_ns()
+    before, now, after = time.monotonic_ns(), clock.read()[0], time.monotonic_ns()
     assert before <= now <= after
 
 
@@ -196,7 +196,7 @@ def test_asleep_is_the_difference_of_the_clocks() -> None:
 
     def once() -> tuple[int, int, int]:
         low = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-        middle = clock.asleep_ns()
+        middle = clock.read()[1]
         # Each reading can only be too small, by what lies between its two clocks.
         return low, middle, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
 

@@ -98,7 +98,7 @@ class Embedded:
         self._engine = Engine(policy or Policy(), first_flow_id=self._pid << _FLOW_ID_BITS | 1)
         self._pending: dict[int, Pending] = {}
         self._next_request_id = 1
-        self._asleep_ns = max(self._clock.asleep_ns() for _ in range(_BASELINE_READINGS))
+        self._asleep_ns = max(self._clock.read()[1] for _ in range(_BASELINE_READINGS))
         self._open_handles = 0
 
     def belongs_here(self) -> bool:
@@ -112,7 +112,7 @@ class Embedded:
         others: list[Answer] = []
         with self._lock:
             # A sleep before the handle was opened is none of its business.
-            self._notice_sleep(others)
+            self._notice_sleep(self._clock.read()[1], others)
             handle_id = self._engine.open_handle(self._pid)
             if not isinstance(handle_id, Refusal):
                 if self._open_handles == 0:
@@ -131,8 +131,7 @@ class Embedded:
         Args:
             handle_id: Through which handle.
             request: What is asked.
-            brought: The cookie and the socket of a request that brings one, to be found
-                again later.
+            brought: The cookie and the socket of a request that names one.
 
         Returns:
             The answer, or `Pending` when it comes later.
@@ -142,11 +141,13 @@ class Embedded:
             return _WRONG_PROCESS
         others: list[Answer] = []
         with self._lock:
-            self._notice_sleep(others)
+            now_ns, asleep_ns = self._clock.read()
+            if asleep_ns > self._asleep_ns:
+                self._notice_sleep(asleep_ns, others)
             if brought is None:
-                result = self._put(handle_id, request, others)
+                result = self._put(handle_id, request, now_ns, others)
             else:
-                result = self._put_with_socket(handle_id, request, *brought, others)
+                result = self._put_with_socket(handle_id, request, *brought, now_ns, others)
             waiting = self._waiting(others) if others else ()
         for pending, other_result in waiting:
             pending.future.set_result(other_result)
@@ -181,14 +182,14 @@ class Embedded:
         for handle_id in self._engine.handle_ids():
             self.submit(handle_id, CloseHandle())
 
-    def _put(self, handle_id: int, request: Request, others: list[Answer]) -> Result | Pending:
+    def _put(
+        self, handle_id: int, request: Request, now_ns: int, others: list[Answer]
+    ) -> Result | Pending:
         """One request; answers to others are gathered."""
         request_id = self._next_request_id
         self._next_request_id += 1
         try:
-            effects = self._engine.receive_request(
-                request_id, handle_id, request, now_ns=self._clock.now_ns()
-            )
+            effects = self._engine.receive_request(request_id, handle_id, request, now_ns=now_ns)
             self._carry_out(effects, others)
         except BaseException:
             # Ctrl-C in the middle: half a change is no change.
@@ -209,16 +210,21 @@ class Embedded:
         request: Request,
         cookie: int,
         sock: SocketLike,
+        now_ns: int,
         others: list[Answer],
     ) -> Result | Pending:
-        """One request with the socket it brings; a full quota makes room once."""
-        self._directory.remember(cookie, sock)
-        result = self._put(handle_id, request, others)
-        if isinstance(result, Refusal):
-            if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep(others):
-                result = self._put(handle_id, request, others)
-            if not self._engine.holds(cookie):
-                self._directory.forget(cookie)
+        """One request with the socket it names; a full quota is swept once."""
+        directory = self._directory
+        directory.take_in_hand(cookie, sock)
+        try:
+            result = self._put(handle_id, request, now_ns, others)
+            if isinstance(result, Refusal):
+                if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep(others):
+                    result = self._put(handle_id, request, now_ns, others)
+                if not self._engine.holds(cookie):
+                    directory.forget(cookie)
+        finally:
+            directory.put_down()
         return result
 
     def _let_go(self) -> None:
@@ -227,12 +233,11 @@ class Embedded:
         if self._open_handles == 0:
             atexit.unregister(self.close)
 
-    def _notice_sleep(self, others: list[Answer]) -> None:
-        asleep_ns = self._clock.asleep_ns()
-        if asleep_ns > self._asleep_ns:
-            if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
-                self._carry_out(self._engine.receive_interruption(), others)
-            self._asleep_ns = asleep_ns
+    def _notice_sleep(self, asleep_ns: int, others: list[Answer]) -> None:
+        """Learn how long the machine has slept; a sleep loses every handle."""
+        if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
+            self._carry_out(self._engine.receive_interruption(), others)
+        self._asleep_ns = max(asleep_ns, self._asleep_ns)
 
     def _sweep(self, others: list[Answer]) -> bool:
         """Drop the sockets that the application has closed; were there any?"""

@@ -71,8 +71,13 @@ class Session:
 
     def remove_socket(self, flow_id: int, sock: SocketLike | None) -> Refusal | None:
         """Take a socket out of a flow; None takes them all and ends the flow."""
-        cookie = None if sock is None else self._host.cookie_of(sock)
-        result = self._host.submit(self.handle_id, rq.RemoveSocket(flow_id, cookie))
+        if sock is None:
+            result = self._host.submit(self.handle_id, rq.RemoveSocket(flow_id, None))
+            return cast("Refusal | None", result)
+        cookie = self._host.cookie_of(sock)
+        brought = (cookie, sock) if type(cookie) is int else None
+        request = rq.RemoveSocket(flow_id, cookie)
+        result = self._host.submit(self.handle_id, request, brought)
         return cast("Refusal | None", result)
 
     def set_traffic_type(self, flow_id: int, traffic_type: TrafficType) -> Refusal | None:

@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.endpoint import Endpoint
 
+# What the subsystem says of a flow that is no more.
+_ENDED_ALREADY = frozenset(
+    {
+        ErrorCode.ERROR_NOT_FOUND,
+        ErrorCode.ERROR_INVALID_HANDLE,
+        ErrorCode.ERROR_DEVICE_REINITIALIZATION_NEEDED,
+    }
+)
+
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
 
@@ -232,8 +241,14 @@ class Flow:
         value_of(self.session.remove_socket(self.id, sock))
 
     def close(self) -> None:
-        """End the flow; a flow that has ended already is left at that."""
-        self.session.remove_socket(self.id, None)
+        """End the flow; one that has ended already, itself or with its handle, is left at that.
+
+        Raises:
+            DeviceError: The kernel refused to give a socket's options back.
+        """
+        refusal = self.session.remove_socket(self.id, None)
+        if refusal is not None and refusal.code not in _ENDED_ALREADY:
+            raise error_of(refusal)
 
     def set_traffic_type(self, traffic_type: TrafficType) -> None:
         """Change what the flow carries, and so its marks; cancels an exact DSCP.

@@ -13,24 +13,19 @@ from typing import Protocol
 class Clock(Protocol):
     """A source of time."""
 
-    def now_ns(self) -> int:
-        """Monotonic time, nanoseconds."""
+    def read(self) -> tuple[int, int]:
+        """Monotonic time now, and the time spent suspended since the start; nanoseconds.
 
-    def asleep_ns(self) -> int:
-        """Time the machine spent suspended since it started, nanoseconds.
-
-        Two clocks are read one after the other, so the figure trembles by what lies
-        between the readings.
+        Two clocks are read one after the other, so the second figure trembles by what lies
+        between the readings; it can come out too small, never too large.
         """
 
 
 class SystemClock:
     """The kernel's clocks."""
 
-    def now_ns(self) -> int:
-        """CLOCK_MONOTONIC."""
-        return time.monotonic_ns()
-
-    def asleep_ns(self) -> int:
-        """CLOCK_BOOTTIME less CLOCK_MONOTONIC."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    def read(self) -> tuple[int, int]:
+        """CLOCK_MONOTONIC, and CLOCK_BOOTTIME less CLOCK_MONOTONIC."""
+        since_start_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = time.monotonic_ns()
+        return now_ns, since_start_ns - now_ns

@@ -128,6 +128,12 @@ def _describe(sock: socket.socket) -> SocketFacts | Refusal:
     if peer is not None:
         return SocketFacts(_cookie_of(sock), transport, version, peer)
     interface = ask(_SOCKET, SO_BINDTOIFINDEX)
+    if transport is Transport.TCP and ask(_SOCKET, socket.SO_ACCEPTCONN):
+        # What it accepts would inherit its options, and nobody would give them back.
+        return Refusal(
+            ErrorCode.ERROR_NOT_SUPPORTED,
+            "a listening socket sends nothing; add the sockets that it accepts",
+        )
     return SocketFacts(_cookie_of(sock), transport, version, None, namespace_of(sock), interface)
 
 
@@ -151,6 +157,9 @@ class SocketDirectory:
 
     def __init__(self) -> None:
         self._names: dict[int, _Name] = {}
+        # The socket that the call at hand names: read a moment ago, and a method of a
+        # socket object that is closed meanwhile fails, so it need not be looked for.
+        self._in_hand: tuple[int, socket.socket] | None = None
 
     def describe(self, sock: SocketLike) -> SocketFacts | Refusal:
         """What the kernel says of a socket.
@@ -170,12 +179,21 @@ class SocketDirectory:
 
     def remember(self, cookie: int, sock: SocketLike) -> None:
         """Keep the names by which the socket can be found again."""
-        if isinstance(sock, int):
-            self._names[cookie] = _Name(sock, None)
-        elif isinstance(sock, socket.socket):
+        if isinstance(sock, socket.socket):
             self._names[cookie] = _Name(sock.fileno(), weakref.ref(sock))
         else:
-            self._names[cookie] = _Name(sock.fileno(), None)
+            self._names[cookie] = _Name(sock if isinstance(sock, int) else sock.fileno(), None)
+
+    def take_in_hand(self, cookie: int, sock: SocketLike) -> None:
+        """Remember the socket that a call names, and spare the search for it until `put_down`."""
+        if cookie not in self._names:
+            self.remember(cookie, sock)
+        if isinstance(sock, socket.socket):
+            self._in_hand = cookie, sock
+
+    def put_down(self) -> None:
+        """The call that named a socket is over."""
+        self._in_hand = None
 
     def forget(self, cookie: int) -> None:
         """Drop the names; the socket is in no flow any more."""
@@ -197,6 +215,8 @@ class SocketDirectory:
         Raises:
             OSError: It could not be looked for, for want of descriptors.
         """
+        if self._in_hand is not None and self._in_hand[0] == cookie:
+            return self._in_hand[1]
         name = self._names.get(cookie)
         if name is None:
             return None

@@ -66,7 +66,8 @@ class SocketMarks:
             NotKept: It reads back otherwise; likewise.
         """
         now = self._read(sock)
-        self._adopt(sock, now)
+        if now != self._written:
+            self._adopt(sock, now)
         code = dscp << 2
         tos, tclass, _ = now
         wanted = (
@@ -88,7 +89,8 @@ class SocketMarks:
         if self._written is None or self._original is None:
             return
         now = self._read(sock)
-        self._adopt(sock, now)
+        if now != self._written:
+            self._adopt(sock, now)
         if self._original != now:
             self._bring(sock, self._original)
         self._original = self._written = None
@@ -110,14 +112,14 @@ class SocketMarks:
             raise NotKept(f"wrote TOS, class, priority {options}, the kernel holds {held}")
 
     def _adopt(self, sock: socket.socket, now: _Options) -> None:
-        """Learn what to give back."""
+        """Learn what to give back: the options are not as they were written here."""
         if self._written is None or self._original is None:
             if now[2] > _HIGHEST_FREE_PRIORITY:
                 # Somebody with rights raised it. Writing it unchanged shows, before
                 # anything is touched, whether it could be given back later.
                 sock.setsockopt(_SOCKET, _PRIORITY, now[2])
             self._original = now
-        elif now != self._written:
+        else:
             self._original = _last_words(self._original, self._written, now)
 
 

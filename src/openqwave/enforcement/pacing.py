@@ -5,7 +5,8 @@ Linux 6.1, 6.12 and 6.18, over virtual Ethernet:
 
 * **TCP** paces itself with or without fq and counts payload (tcp_update_skb_after_send,
   net/ipv4/tcp_output.c): 1,000,000 bytes/s asked were 1,035,912 bytes/s of IP packets at
-  a segment of 1,448 bytes. Raising, lowering and ending all take effect.
+  a segment of 1,448 bytes. Raising, lowering and ending all take effect; after the end a
+  congestion control that models its path (BBR) needs some round trips to unlearn it.
 * **UDP** is paced only by the fq qdisc, which counts frames with their link header
   (qdisc_pkt_len, net/sched/sch_fq.c). Without fq the option is accepted and ignored.
   That would be a silent no-op, so it is refused.

@@ -11,8 +11,8 @@ change and answers, or undoes it and answers why. Between the two the engine acc
 nothing else, because the kernel work is a handful of system calls that the driver does
 at once; asking in between is the driver's mistake and raises RuntimeError.
 
-Checks go in the order of the contract: handle, then what the caller's edge found wrong
-with its arguments, then flow id, rights, state.
+Checks go in the order of the contract: handle, flow id, rights, state. What the caller's
+edge found wrong with a socket, an address or a route is reported in its turn.
 """
 
 from __future__ import annotations
@@ -154,11 +154,11 @@ class Engine:
             raise RuntimeError("an outcome came without a plan")
         request_id, change = self._open_change
         self._open_change = None
-        if isinstance(outcome, Refusal):
-            if not change.is_final:
-                return self._answer(request_id, outcome)
-            outcome = Applied()
-        return self._settle(request_id, change, outcome.gone)
+        if isinstance(outcome, Applied):
+            return self._settle(request_id, change, outcome.gone)
+        if change.is_final:
+            return self._settle(request_id, change, frozenset())
+        return self._answer(request_id, outcome)
 
     def abandon(self) -> tuple[SocketPlan, ...]:
         """Undo the change at hand, after the driver was interrupted in the middle of it.
@@ -241,8 +241,9 @@ class Engine:
         self, request_id: int | None, change: _Change, gone: frozenset[int]
     ) -> list[Answer]:
         """Keep a change, drop sockets that turned out to be gone, answer."""
-        for cookie in gone:
-            self._forget_socket(cookie)
+        if gone:
+            for cookie in gone:
+                self._forget_socket(cookie)
         answers = self._flush()
         if request_id is not None:
             if change.flow_id and change.flow_id not in self._registry.flows:
@@ -257,7 +258,7 @@ class Engine:
 
     def _flush(self) -> list[Answer]:
         """Keep what was changed and hand out the answers that gathered."""
-        self._registry.commit()
+        self._registry.journal.clear()
         if self._ending:
             for flow in self._ending:
                 self._answers += self._notices.abort(flow)
@@ -324,10 +325,10 @@ class Engine:
         destination = captured_destination(facts, request.destination)
         if isinstance(destination, Refusal):
             return destination
-        if request.route is not None:
-            return request.route
         if flow is not None and destination in flow.sockets.get(facts.cookie, ()):
             return flow.flow_id
+        if request.route is not None:
+            return request.route
         limits = self._policy.limits
         if flow is None:
             if self._registry.flow_count(handle.owner, at_least=limits.flows) >= limits.flows:

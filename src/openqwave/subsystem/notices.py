@@ -62,13 +62,15 @@ class Notices:
         self._held_at_view[host] = {
             flow.flow_id: _held_bps(flow) for flow in self._flows_towards(host)
         }
+        # Nothing is granted while answers are handed out, so one figure serves all.
+        spare_bps = None if view is None else self._spare_bps(host, view)
         for pending in tuple(self._pending.values()):
             if pending.flow.destination().host() != host:
                 continue
             if view is None:
                 self._forget(pending)
                 yield Answer(pending.request_id, self._unmeasurable(pending.flow))
-            elif self._holds(pending.flow, pending.kind, pending.rate_bps, view):
+            elif self._holds(pending, view, spare_bps):
                 self._forget(pending)
                 yield Answer(pending.request_id, None)
 
@@ -93,10 +95,11 @@ class Notices:
                 ErrorCode.ERROR_ALREADY_EXISTS,
                 "a request of this kind is pending on the flow; cancel it first",
             )
-        if self._holds(flow, kind, rate_bps, view):
+        pending = _Pending(request_id, flow, kind, rate_bps)
+        if self._holds(pending, view, self._spare_bps(flow.destination().host(), view)):
             return True
         flow.pending[kind] = request_id
-        self._pending[request_id] = _Pending(request_id, flow, kind, rate_bps)
+        self._pending[request_id] = pending
         return False
 
     def cancel(self, handle: Handle, request_id: int) -> Answer | None:
@@ -131,22 +134,26 @@ class Notices:
         A decrease is always granted; what the flow holds already counts as its own, and
         what others were granted since the path was last seen counts as used.
         """
-        view, held_bps = self._view(flow), _held_bps(flow)
-        if view is None or rate_bps <= held_bps:
+        view = self._view(flow)
+        if view is None or rate_bps <= _held_bps(flow):
             return None
-        available_bps = view.fundamentals.available_bps
-        if available_bps is None:
+        spare_bps = self._spare_bps(flow.destination().host(), view)
+        if spare_bps is None:
             return Refusal(
                 ErrorCode.ERROR_RETRY, "not enough is known of the path yet; ask again shortly"
             )
-        spare_bps = available_bps - self._granted_since_view(flow.destination().host())
-        if rate_bps <= held_bps + spare_bps:
+        if rate_bps <= spare_bps + _held_bps(flow):
             return None
         return Refusal(
             ErrorCode.ERROR_NETWORK_BUSY,
             f"the path has {max(0, spare_bps)} bit/s to spare; ask for less, or to be told when "
             f"{rate_bps} bit/s are there",
         )
+
+    def _spare_bps(self, host: Endpoint, view: PathView) -> int | None:
+        """What can still be granted towards a host; None while that is not known."""
+        available_bps = view.fundamentals.available_bps
+        return None if available_bps is None else available_bps - self._granted_since_view(host)
 
     def _granted_since_view(self, host: Endpoint) -> int:
         before = self._held_at_view[host]
@@ -178,14 +185,17 @@ class Notices:
             )
         return _cannot_measure(flow.destination())
 
-    def _holds(self, flow: Flow, kind: NoticeKind, rate_bps: int | None, view: PathView) -> bool:
-        match kind:
+    @staticmethod
+    def _holds(pending: _Pending, view: PathView, spare_bps: int | None) -> bool:
+        """Is it so? `spare_bps` is what can still be granted on the path."""
+        match pending.kind:
             case NoticeKind.CONGESTED:
                 return view.is_congested is True
             case NoticeKind.UNCONGESTED:
                 return view.is_congested is False
             case NoticeKind.AVAILABLE:
-                return self.refuse_rate(flow, rate_bps or 0) is None
+                wanted_bps = (pending.rate_bps or 0) - _held_bps(pending.flow)
+                return spare_bps is not None and wanted_bps <= spare_bps
 
     def _forget(self, pending: _Pending) -> None:
         del self._pending[pending.request_id]

@@ -6,8 +6,9 @@ work fails can be undone to the last entry: a failed call changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from openqwave.subsystem.effects import Share, SocketPlan
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Flow ids are 32-bit, 0 means "none" and all ones is what C programs use for "invalid".
 _FLOW_IDS = (1 << 32) - 2
+
+_NO_FLOWS: Mapping[int, Flow] = MappingProxyType({})
 
 _Undo: TypeAlias = Callable[[], None]
 
@@ -43,13 +46,19 @@ class Handle:
 
 
 class Registry:
-    """All handles and flows, with an index from sockets to flows."""
+    """All handles and flows, with an index from sockets to flows.
+
+    Attributes:
+        journal: How to undo what was changed; cleared when it is to be kept.
+        handles: By id.
+        flows: By id.
+    """
 
     def __init__(self, policy: Policy, first_flow_id: int) -> None:
         self._policy = policy
         self._next_flow_id = first_flow_id
         self._next_handle_id = 1
-        self._journal: list[_Undo] = []
+        self.journal: list[_Undo] = []
         self.handles: dict[int, Handle] = {}
         self.flows: dict[int, Flow] = {}
         self._flows_of_socket: dict[int, dict[int, Flow]] = {}
@@ -80,7 +89,7 @@ class Registry:
         treatment = settings.treatment(self._policy)
         flow = Flow(flow_id, handle.handle_id, handle.owner, is_adaptive, settings, treatment)
         self._insert(flow)
-        self._journal.append(lambda: self._delete(flow))
+        self.journal.append(lambda: self._delete(flow))
         return flow
 
     def end_flow(self, flow: Flow) -> tuple[int, ...]:
@@ -95,7 +104,7 @@ class Registry:
             self._insert(flow)
             self._flows_of_socket.update(before)
 
-        self._journal.append(undo)
+        self.journal.append(undo)
         return cookies
 
     def put(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
@@ -104,7 +113,7 @@ class Registry:
             flow.sockets[cookie] = {}
             self._link(flow, cookie)
         flow.sockets[cookie][destination] = None
-        self._journal.append(lambda: self._drop(flow, cookie, destination))
+        self.journal.append(lambda: self._drop(flow, cookie, destination))
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
         """Remove a pair from a flow, which may be left empty."""
@@ -125,16 +134,12 @@ class Registry:
         def undo() -> None:
             flow.settings, flow.treatment = before
 
-        self._journal.append(undo)
-
-    def commit(self) -> None:
-        """Keep what was changed."""
-        self._journal.clear()
+        self.journal.append(undo)
 
     def roll_back(self) -> None:
-        """Undo everything since the last commit."""
-        while self._journal:
-            self._journal.pop()()
+        """Undo everything in the journal, the newest first."""
+        while self.journal:
+            self.journal.pop()()
 
     def flows_of_socket(self, cookie: int) -> tuple[Flow, ...]:
         """The flows that a socket is in, oldest first."""
@@ -146,15 +151,12 @@ class Registry:
 
     def plan(self, cookie: int) -> SocketPlan:
         """Everything wanted of one socket, as things stand now."""
-        flows = self._flows_of_socket.get(cookie)
-        if flows is None:
-            return SocketPlan(cookie, ())
-        return SocketPlan(cookie, tuple([self._share(flow, cookie) for flow in flows.values()]))
-
-    def _share(self, flow: Flow, cookie: int) -> Share:
-        treatment = flow.treatment
-        destinations = () if treatment.rate_bps is None else tuple(flow.sockets[cookie])
-        return Share(flow.flow_id, treatment, len(flow.sockets), destinations)
+        shares = []
+        for flow in self._flows_of_socket.get(cookie, _NO_FLOWS).values():
+            treatment = flow.treatment
+            destinations = () if treatment.rate_bps is None else tuple(flow.sockets[cookie])
+            shares.append(Share(flow.flow_id, treatment, len(flow.sockets), destinations))
+        return SocketPlan(cookie, tuple(shares))
 
     def _insert(self, flow: Flow) -> None:
         self.flows[flow.flow_id] = flow
@@ -190,4 +192,4 @@ class Registry:
             flow.sockets.update(sockets)
             self._flows_of_socket[cookie] = flows
 
-        self._journal.append(undo)
+        self.journal.append(undo)
