@@ -32,6 +32,8 @@ from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from openqwave.drivers.sockets import SocketLike
     from openqwave.enforcement.backend import Backend
     from openqwave.model.endpoint import Endpoint
@@ -119,8 +121,7 @@ class Embedded:
                     atexit.register(self.close)
                 self._open_handles += 1
             waiting = self._waiting(others)
-        for pending, result in waiting:
-            pending.future.set_result(result)
+        _hand_over(waiting)
         return handle_id
 
     def submit(
@@ -149,8 +150,8 @@ class Embedded:
             else:
                 result = self._put_with_socket(handle_id, request, *brought, now_ns, others)
             waiting = self._waiting(others) if others else ()
-        for pending, other_result in waiting:
-            pending.future.set_result(other_result)
+        if waiting:
+            _hand_over(waiting)
         return result
 
     def describe(self, sock: SocketLike) -> SocketFacts | Refusal:
@@ -165,15 +166,19 @@ class Embedded:
         """Is the handle fit for use? None means yes."""
         if not self.belongs_here():
             return _WRONG_PROCESS
+        others: list[Answer] = []
         with self._lock:
-            return self._engine.refuse_handle(handle_id)
+            self._notice_sleep(self._clock.read()[1], others)
+            refusal = self._engine.refuse_handle(handle_id)
+            waiting = self._waiting(others)
+        _hand_over(waiting)
+        return refusal
 
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
         """What is known of the path to a host, from whoever measures it."""
         with self._lock:
             waiting = self._waiting(self._engine.receive_path_view(host, view))
-        for pending, result in waiting:
-            pending.future.set_result(result)
+        _hand_over(waiting)
 
     def close(self) -> None:
         """End every handle; the sockets get their own options back."""
@@ -269,6 +274,12 @@ class Embedded:
                 for plan in effect.plans:
                     if not plan.shares or plan.cookie in outcome.gone:
                         self._directory.forget(plan.cookie)
+
+
+def _hand_over(waiting: Iterable[tuple[Pending, Result]]) -> None:
+    """Tell those who wait; without the lock, because they may come back with a call."""
+    for pending, result in waiting:
+        pending.future.set_result(result)
 
 
 _instance: Embedded | None = None

@@ -61,13 +61,9 @@ def opened_by(QOSHandle: object) -> OpenHandle | None:
 
 
 def refuse(opened: OpenHandle, code: ErrorCode) -> int:
-    """Fail for an argument, in the contract's order: a handle that was lost comes first.
-
-    Only the subsystem knows whether the handle is still good, and it judges a request's
-    handle before anything else. So it is put a request that holds the refusal.
-    """
-    verdict = opened.session.stop_tracking(Refusal(code, "an argument cannot be used"))
-    return fail(code if verdict is None else verdict.code)
+    """Fail for an argument, in the contract's order: a handle that was lost comes first."""
+    lost = opened.session.refuse()
+    return fail(code if lost is None else lost.code)
 
 
 def QOSCreateHandle(Version: object, QOSHandle: object) -> int:
