@@ -433,7 +433,8 @@ def run_to_the_end(stage: Stage, sock: socket) -> None:
     sample.sock.send(b"burst")
     assert sample.priority() == (40, 0, 0, 0)
     assert sample.rate_in_force() == sample.bandwidth() > 20_000_000
-    assert pacing_of(sock) < sample.bandwidth() // 8
+    # The kernel counts payload for TCP and frames for UDP, a few percent either way.
+    assert pacing_of(sock) == pytest.approx(sample.bandwidth() / 8, rel=0.05)
     # Which it asks for only where there are estimates.
     assert not stage.qwave.QOSNotifyFlow(
         sample.handle, sample.flow_id, QOSNotifyCongested, None, None, 0, None
