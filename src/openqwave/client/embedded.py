@@ -268,10 +268,11 @@ class Embedded:
             if isinstance(effect, Answer):
                 answers.append(effect)
                 continue
-            outcome = self._backend.apply(effect.plans)
+            plans = effect.plans
+            outcome = self._backend.apply(plans)
             answers += self._engine.receive_applied(outcome)
             if isinstance(outcome, Applied):
-                for plan in effect.plans:
+                for plan in plans:
                     if not plan.shares or plan.cookie in outcome.gone:
                         self._directory.forget(plan.cookie)
 

@@ -128,7 +128,8 @@ class Engine:
         Returns:
             Effects to carry out in order.
         """
-        self._require_settled()
+        if self._open_change is not None:
+            self._require_settled()
         handle = self._registry.handles.get(handle_id)
         if handle is None or handle.is_lost:
             if handle is not None and type(request) is rq.CloseHandle:
