@@ -197,8 +197,7 @@ class Embedded:
             effects = self._engine.receive_request(request_id, handle_id, request, now_ns=now_ns)
             self._carry_out(effects, others)
         except BaseException:
-            # Ctrl-C in the middle: half a change is no change.
-            self._backend.apply(self._engine.abandon())
+            self._abandon()
             raise
         # The answer to the request itself is the last, if there is one already.
         if others and others[-1].request_id == request_id:
@@ -241,8 +240,17 @@ class Embedded:
     def _notice_sleep(self, asleep_ns: int, others: list[Answer]) -> None:
         """Learn how long the machine has slept; a sleep loses every handle."""
         if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
-            self._carry_out(self._engine.receive_interruption(), others)
+            try:
+                self._carry_out(self._engine.receive_interruption(), others)
+            except BaseException:
+                # The sleep is not noted yet, so the next call finds it again.
+                self._abandon()
+                raise
         self._asleep_ns = max(asleep_ns, self._asleep_ns)
+
+    def _abandon(self) -> None:
+        """After Ctrl-C in the middle of a change: half a change is no change."""
+        self._backend.apply(self._engine.abandon())
 
     def _sweep(self, others: list[Answer]) -> bool:
         """Drop the sockets that the application has closed; were there any?"""
