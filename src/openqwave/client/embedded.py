@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from openqwave.enforcement.backend import Backend
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.estimates import PathView
-    from openqwave.model.sockets import SocketFacts
 
 Result: TypeAlias = "Value | Refusal"
 
@@ -76,7 +75,11 @@ class Pending:
 
 
 class Embedded:
-    """The engine with the drivers and the mechanism of an ordinary user."""
+    """The engine with the drivers and the mechanism of an ordinary user.
+
+    Attributes:
+        directory: Describes sockets, and finds those that are in flows.
+    """
 
     def __init__(
         self,
@@ -93,10 +96,11 @@ class Embedded:
             backend: Carries out plans; socket options when None.
         """
         self._pid = os.getpid()
+        self._forks = _forks_so_far()
         self._lock = threading.RLock()
         self._clock = clock or SystemClock()
-        self._directory = SocketDirectory()
-        self._backend = backend or SocketOptions(self._directory, Links())
+        self.directory = SocketDirectory()
+        self._backend = backend or SocketOptions(self.directory, Links())
         self._engine = Engine(policy or Policy(), first_flow_id=self._pid << _FLOW_ID_BITS | 1)
         self._pending: dict[int, Pending] = {}
         self._next_request_id = 1
@@ -105,7 +109,7 @@ class Embedded:
 
     def belongs_here(self) -> bool:
         """Is this the process that made it, and not a fork of it?"""
-        return os.getpid() == self._pid
+        return self._forks == _forks
 
     def open_handle(self) -> int | Refusal:
         """A new handle's id, or ERROR_NO_SYSTEM_RESOURCES."""
@@ -137,7 +141,7 @@ class Embedded:
         Returns:
             The answer, or `Pending` when it comes later.
         """
-        if os.getpid() != self._pid:
+        if self._forks != _forks:
             # Before the lock: another thread may have held it when the process forked.
             return _WRONG_PROCESS
         others: list[Answer] = []
@@ -153,14 +157,6 @@ class Embedded:
         if waiting:
             _hand_over(waiting)
         return result
-
-    def describe(self, sock: SocketLike) -> SocketFacts | Refusal:
-        """What the kernel says of a socket; see `SocketDirectory.describe`."""
-        return self._directory.describe(sock)
-
-    def cookie_of(self, sock: SocketLike) -> int | Refusal:
-        """The kernel's name for a socket; see `SocketDirectory.cookie_of`."""
-        return self._directory.cookie_of(sock)
 
     def refuse_handle(self, handle_id: int) -> Refusal | None:
         """Is the handle fit for use? None means yes."""
@@ -218,7 +214,7 @@ class Embedded:
         others: list[Answer],
     ) -> Result | Pending:
         """One request with the socket it names; a full quota is swept once."""
-        directory = self._directory
+        directory = self.directory
         directory.take_in_hand(cookie, sock)
         try:
             result = self._put(handle_id, request, now_ns, others)
@@ -258,12 +254,12 @@ class Embedded:
         for cookie in self._engine.sockets():
             # Without descriptors to look with, a socket counts as being there.
             with contextlib.suppress(OSError):
-                if self._directory.is_gone(cookie):
+                if self.directory.is_gone(cookie):
                     gone.append(cookie)
         others += self._engine.receive_sockets_gone(gone)
         self._backend.apply(tuple([SocketPlan(cookie, ()) for cookie in gone]))
         for cookie in gone:
-            self._directory.forget(cookie)
+            self.directory.forget(cookie)
         return bool(gone)
 
     def _waiting(self, answers: list[Answer]) -> list[tuple[Pending, Result]]:
@@ -282,7 +278,25 @@ class Embedded:
             if isinstance(outcome, Applied):
                 for plan in plans:
                     if not plan.shares or plan.cookie in outcome.gone:
-                        self._directory.forget(plan.cookie)
+                        self.directory.forget(plan.cookie)
+
+
+# How often the process forked on the way here; compared at each call, where asking for
+# the pid would be a system call. None until somebody needs to know.
+_forks: int | None = None
+
+
+def _forks_so_far() -> int:
+    global _forks  # noqa: PLW0603 - a fact about the process
+    if _forks is None:
+        _forks = 0
+        os.register_at_fork(after_in_child=_count_fork)
+    return _forks
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - a fact about the process
+    _forks = _forks_so_far() + 1
 
 
 def _hand_over(waiting: Iterable[tuple[Pending, Result]]) -> None:

@@ -55,7 +55,7 @@ class Session:
         is_adaptive: bool,
     ) -> int | Refusal:
         """Put a socket into a flow; the value is the flow's id."""
-        facts = self._host.describe(sock)
+        facts = self._host.directory.describe(sock)
         if isinstance(facts, Refusal):
             request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, None)
             return cast("Refusal", self._host.submit(self.handle_id, request))
@@ -74,7 +74,7 @@ class Session:
         if sock is None:
             result = self._host.submit(self.handle_id, rq.RemoveSocket(flow_id, None))
             return cast("Refusal | None", result)
-        cookie = self._host.cookie_of(sock)
+        cookie = self._host.directory.cookie_of(sock)
         brought = (cookie, sock) if type(cookie) is int else None
         request = rq.RemoveSocket(flow_id, cookie)
         result = self._host.submit(self.handle_id, request, brought)

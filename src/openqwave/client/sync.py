@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from openqwave.drivers.sockets import SocketLike
-    from openqwave.model.endpoint import Endpoint
 
 # What the subsystem says of a flow that is no more.
 _ENDED_ALREADY = frozenset(
@@ -153,7 +152,7 @@ class Qos:
         result = self.session.add_socket(
             0,
             sock,
-            target_of(destination),
+            None if destination is None else endpoint_of(destination),
             member_of(self.session, TrafficType, traffic_type),
             is_adaptive=adaptive,
         )
@@ -225,11 +224,10 @@ class Flow:
             HostUnreachable: No route leads there.
             NoSystemResources: A quota is used up.
         """
-        value_of(
-            self.session.add_socket(
-                self.id, sock, target_of(destination), TrafficType.BEST_EFFORT, is_adaptive=False
-            )
-        )
+        target = None if destination is None else endpoint_of(destination)
+        # A flow that is joined keeps its traffic type; the argument is not looked at.
+        kind = TrafficType.BEST_EFFORT
+        value_of(self.session.add_socket(self.id, sock, target, kind, is_adaptive=False))
 
     def remove_socket(self, sock: SocketLike) -> None:
         """Take a socket out; the flow ends with its last one (QOSRemoveSocketFromFlow).
@@ -238,7 +236,9 @@ class Flow:
             FlowNotFound: The flow has ended.
             InvalidParameter: The socket is not in the flow.
         """
-        value_of(self.session.remove_socket(self.id, sock))
+        refusal = self.session.remove_socket(self.id, sock)
+        if refusal is not None:
+            raise error_of(refusal)
 
     def close(self) -> None:
         """End the flow; one that has ended already, itself or with its handle, is left at that.
@@ -428,8 +428,3 @@ def whole(session: Session, value: int, what: str) -> int:
             ErrorCode.ERROR_INVALID_PARAMETER, f"{what} is a whole number, not {value!r}"
         )
         raise error_of(session.refuse() or refusal) from None
-
-
-def target_of(destination: Address | None) -> Endpoint | Refusal | None:
-    """A destination argument as the session takes it."""
-    return None if destination is None else endpoint_of(destination)

@@ -27,7 +27,7 @@ from openqwave.model.value import value
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.destinations import captured_destination
 from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan, Value
-from openqwave.subsystem.flows import Flow, Marking, Settings
+from openqwave.subsystem.flows import Flow, Marking, Settings, plain_settings
 from openqwave.subsystem.notices import Notices
 from openqwave.subsystem.registry import Handle, Registry
 from openqwave.subsystem.tracking import Tracking
@@ -339,7 +339,9 @@ class Engine:
                 )
             marking = Marking.UNADMITTED if request.is_adaptive else Marking.BY_TYPE
             flow = self._registry.new_flow(
-                handle, Settings(request.traffic_type, marking), is_adaptive=request.is_adaptive
+                handle,
+                plain_settings(request.traffic_type, marking),
+                is_adaptive=request.is_adaptive,
             )
         elif len(flow.sockets.get(facts.cookie, ())) >= limits.destinations_per_flow:
             return _no(

@@ -82,6 +82,8 @@ class Settings:
     def with_type(self, traffic_type: TrafficType) -> Settings:
         """A new type cancels an exact DSCP; an admitted rate stays."""
         marking = MARKING_TABLE[self.marking, MarkingInput.SET_TYPE]
+        if self.contract is None:
+            return plain_settings(traffic_type, marking)
         return Settings(traffic_type, marking, None, self.contract)
 
     def with_dscp(self, dscp: int) -> Settings:
@@ -118,6 +120,12 @@ class Settings:
             contract.rate_bps,
             contract.shaping is Shaping.USE_NON_CONFORMANT_MARKINGS,
         )
+
+
+@cache
+def plain_settings(traffic_type: TrafficType, marking: Marking) -> Settings:
+    """Settings without a DSCP or a contract: one of a few dozen values, made once."""
+    return Settings(traffic_type, marking)
 
 
 @dataclass(slots=True, eq=False)
