@@ -149,13 +149,9 @@ class Qos:
             HostUnreachable: No route leads there.
             NoSystemResources: A quota is used up.
         """
-        result = self.session.add_socket(
-            0,
-            sock,
-            None if destination is None else endpoint_of(destination),
-            member_of(self.session, TrafficType, traffic_type),
-            is_adaptive=adaptive,
-        )
+        kind = member_of(self.session, TrafficType, traffic_type)
+        target = None if destination is None else endpoint_of(destination)
+        result = self.session.add_socket(0, sock, target, kind, is_adaptive=adaptive)
         return Flow(self.session, value_of(result))
 
     def flow_ids(self) -> tuple[int, ...]:
