@@ -213,19 +213,18 @@ class Flow:
         if not isinstance(answer, Pending):
             sync.value_of(answer)
             return
+        waiting = asyncio.wrap_future(answer.future)
         try:
-            # Shielded: cancelling the task must cancel the operation, not just the future.
-            async with asyncio.timeout(timeout_s):
-                result = await asyncio.shield(asyncio.wrap_future(answer.future))
-        except TimeoutError:
-            if not isinstance(session.cancel(answer.request_id), Refusal):
-                raise TimedOut(f"not so within {timeout_s} s") from None
-            # The notice came in this very moment, and wins.
-            result = answer.future.result()
+            # Unlike asyncio.timeout, this is not confused by cancellations that the task has
+            # survived, which Python before 3.11.3 counts wrongly.
+            await asyncio.wait([waiting], timeout=timeout_s)
         except asyncio.CancelledError:
             session.cancel(answer.request_id)
             raise
-        sync.value_of(result)
+        # A notice that comes in the moment of the timeout wins: then nothing is pending.
+        if not waiting.done() and not isinstance(session.cancel(answer.request_id), Refusal):
+            raise TimedOut(f"not so within {timeout_s} s")
+        sync.value_of(answer.future.result())
 
     async def __aenter__(self) -> Self:
         return self
