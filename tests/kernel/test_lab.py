@@ -435,6 +435,14 @@ def shaped(lab: Lab, bottleneck: Bottleneck) -> tuple[Host, Host, Host]:
     return left, router, right
 
 
+def is_accounted_for(received: int, sent: int, dropped: int) -> bool:
+    """All that was sent and not dropped arrived.
+
+    The kernel's own few packets (neighbours, groups) pass the queue and can be dropped, too.
+    """
+    return 0 <= received - (sent - dropped) <= 5
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_bottleneck_passes_its_rate(lab: Lab, family: socket.AddressFamily) -> None:
     left, router, right = shaped(lab, Bottleneck(20_000_000, 60_000))
@@ -447,7 +455,7 @@ def test_a_bottleneck_passes_its_rate(lab: Lab, family: socket.AddressFamily) ->
         stream = sink.stop()["streams"][0]
     counters = queue.queues()["default"]
     assert counters.dropped_packets > 0
-    assert stream["received"] == sent["sent"] - counters.dropped_packets
+    assert is_accounted_for(stream["received"], sent["sent"], counters.dropped_packets)
     arrivals = [arrived_ns for arrived_ns, _ in stream["samples"]]
     rate_bps = 8e9 * stream["ip_bytes"] / (arrivals[-1] - arrivals[0])
     # Seen: 19.7. More cannot be, but for the ends of the measurement; a machine that stops for a
@@ -644,7 +652,7 @@ def test_losses_belong_to_their_phase(lab: Lab) -> None:
         before, after = sink.stop()["streams"]
     dropped = queue.queues()["default"].dropped_packets
     assert dropped > 0
-    assert before["received"] == sent[0] - dropped
+    assert is_accounted_for(before["received"], sent[0], dropped)
     assert (after["received"], after["lost"], after["reordered"]) == (sent[1], 0, 0)
 
 
