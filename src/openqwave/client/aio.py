@@ -18,7 +18,6 @@ from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
-    from types import TracebackType
 
     from openqwave.client.addresses import Address, Host
     from openqwave.client.pacer import Pacer
@@ -59,12 +58,7 @@ class Opening:
         self._opened = await self
         return self._opened
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._opened is not None:
             await self._opened.close()
 
@@ -115,12 +109,7 @@ class Qos:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
@@ -229,10 +218,5 @@ class Flow:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

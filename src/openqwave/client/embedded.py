@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.admission.policy import Policy
+from openqwave.client.forks import reset_in_children
 from openqwave.drivers.clock import Clock, SystemClock
 from openqwave.drivers.links import Links
 from openqwave.drivers.sockets import SocketDirectory
@@ -96,7 +97,8 @@ class Embedded:
             backend: Carries out plans; socket options when None.
         """
         self._pid = os.getpid()
-        self._forks = _forks_so_far()
+        reset_in_children(_leave_to_parent)
+        self._forks = _forks
         self._lock = threading.RLock()
         self._clock = clock or SystemClock()
         self.directory = SocketDirectory()
@@ -281,44 +283,34 @@ class Embedded:
                         self.directory.forget(plan.cookie)
 
 
-# How often the process forked on the way here; compared at each call, where asking for
-# the pid would be a system call. None until somebody needs to know.
-_forks: int | None = None
-
-
-def _forks_so_far() -> int:
-    global _forks  # noqa: PLW0603 - a fact about the process
-    if _forks is None:
-        _forks = 0
-        os.register_at_fork(after_in_child=_count_fork)
-    return _forks
-
-
-def _count_fork() -> None:
-    global _forks  # noqa: PLW0603 - a fact about the process
-    _forks = _forks_so_far() + 1
-
-
 def _hand_over(waiting: Iterable[tuple[Pending, Result]]) -> None:
     """Tell those who wait; without the lock, because they may come back with a call."""
     for pending, result in waiting:
         pending.future.set_result(result)
 
 
+# How often the process forked on the way here; compared at each call, where asking for
+# the pid would be a system call.
+_forks = 0
+
 _instance: Embedded | None = None
 _instance_lock = threading.Lock()
 
 
+def _leave_to_parent() -> None:
+    """In a forked child: the subsystem is the parent's, and its handles are invalid here."""
+    global _forks, _instance, _instance_lock  # noqa: PLW0603 - facts about the process
+    _forks += 1
+    _instance = None
+    _instance_lock = threading.Lock()
+
+
 def process_subsystem() -> Embedded:
     """The one embedded subsystem of this process, made at first use."""
-    global _instance, _instance_lock  # noqa: PLW0603 - one engine per process is the point
-    instance = _instance
-    if instance is not None and instance.belongs_here():
-        return instance
-    if instance is not None:
-        # A forked child: the lock may have been held by a thread that is not here.
-        _instance_lock = threading.Lock()
+    global _instance  # noqa: PLW0603 - one engine per process is the point
+    # Before the lock, so that no child finds it held by a thread that is not there.
+    reset_in_children(_leave_to_parent)
     with _instance_lock:
-        if _instance is None or not _instance.belongs_here():
+        if _instance is None:
             _instance = Embedded()
         return _instance

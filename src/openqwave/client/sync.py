@@ -20,6 +20,7 @@ from openqwave.client.session import Session
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import (
     InvalidParameter,
+    QosError,
     Refusal,
     ServiceUnavailable,
     TimedOut,
@@ -30,8 +31,6 @@ from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from openqwave.drivers.sockets import SocketLike
 
 # What the subsystem says of a flow that is no more.
@@ -102,16 +101,8 @@ def open(*, embedded: bool = False, service: bool = False) -> Qos:  # noqa: A001
         NoSystemResources: This process holds too many handles.
     """
     backend = choose_backend(embedded=embedded, service=service)
-    return Qos(open_session(), backend)
-
-
-def open_session() -> Session:
-    """A handle of the embedded subsystem, below the faces."""
     host = process_subsystem()
-    handle_id = host.open_handle()
-    if isinstance(handle_id, Refusal):
-        raise error_of(handle_id)
-    return Session(host, handle_id)
+    return Qos(Session(host, value_of(host.open_handle())), backend)
 
 
 class Qos:
@@ -190,12 +181,7 @@ class Qos:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -385,12 +371,7 @@ class Flow:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -406,8 +387,7 @@ def member_of(session: Session, kind: type[_E], value: int) -> _E:
     try:
         return kind(value)
     except ValueError as error:
-        refusal = Refusal(ErrorCode.ERROR_INVALID_PARAMETER, str(error))
-        raise error_of(session.refuse() or refusal) from None
+        raise _bad_argument(session, str(error)) from None
 
 
 def whole(session: Session, value: int, what: str) -> int:
@@ -420,7 +400,9 @@ def whole(session: Session, value: int, what: str) -> int:
     try:
         return index(value)
     except TypeError:
-        refusal = Refusal(
-            ErrorCode.ERROR_INVALID_PARAMETER, f"{what} is a whole number, not {value!r}"
-        )
-        raise error_of(session.refuse() or refusal) from None
+        raise _bad_argument(session, f"{what} is a whole number, not {value!r}") from None
+
+
+def _bad_argument(session: Session, detail: str) -> QosError:
+    """What is wrong with an argument; but a handle that is closed comes first."""
+    return error_of(session.refuse() or Refusal(ErrorCode.ERROR_INVALID_PARAMETER, detail))

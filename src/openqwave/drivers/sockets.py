@@ -244,8 +244,7 @@ class SocketDirectory:
 
 def _matches(sock: socket.socket, cookie: int) -> bool:
     try:
-        found = sock.getsockopt(_SOCKET, SO_COOKIE, _COOKIE_BYTES)
-        return int.from_bytes(found, sys.byteorder) == cookie
+        return _cookie_of(sock) == cookie
     except OSError:
         # Closed since: then it does not match.
         return False

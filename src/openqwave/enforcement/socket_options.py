@@ -214,7 +214,8 @@ class SocketOptions:
                 hold = self._holds[cookie] = _Hold(SocketMarks(is_v6=is_v6))
             before = hold.treatment, hold.pacing_bytes_per_s
             try:
-                pacing = None if treatment.rate_bps is None else self._pacing(sock, plan)
+                rate_bps = treatment.rate_bps
+                pacing = None if rate_bps is None else self._pacing(sock, plan, rate_bps)
                 _bring(sock, hold, treatment, pacing)
             except (OSError, NotKept, PacingRefused) as error:
                 refusal = _refusal_of(error)
@@ -260,12 +261,9 @@ class SocketOptions:
             self._sockets.give_back(sock)
         self._keep(cookie, hold, treatment, pacing_bytes_per_s)
 
-    def _pacing(self, sock: socket.socket, plan: SocketPlan) -> int:
-        """SO_MAX_PACING_RATE for a plan that holds a rate."""
-        share = plan.shares[0]
-        rate_bps, destinations = share.treatment.rate_bps, share.destinations
-        if rate_bps is None:
-            raise ValueError("the plan holds no rate")
+    def _pacing(self, sock: socket.socket, plan: SocketPlan, rate_bps: int) -> int:
+        """SO_MAX_PACING_RATE for a plan that holds a rate, which is one flow's alone."""
+        destinations = plan.shares[0].destinations
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_TCP:
             return tcp_pacing(sock, rate_bps, destinations[0].version)
         if len(destinations) > 1:

@@ -28,6 +28,7 @@ import time
 from ctypes import Array, _Pointer
 from typing import Final
 
+from openqwave.client.forks import reset_in_children
 from openqwave.model.codes import TRUE, ErrorCode
 from openqwave.qos2.arguments import BadArgument, integer
 from openqwave.qos2.constants import (
@@ -37,7 +38,6 @@ from openqwave.qos2.constants import (
     WAIT_OBJECT_0,
     WAIT_TIMEOUT,
 )
-from openqwave.qos2.forks import reset_in_children
 from openqwave.qos2.lasterror import fail
 
 _NS_PER_MS = 1_000_000

@@ -10,6 +10,7 @@ import ctypes
 from typing import Final
 
 from openqwave.client.embedded import process_subsystem
+from openqwave.client.forks import reset_in_children
 from openqwave.client.session import Session
 from openqwave.model.codes import (
     QOS_VERSION_MAJOR,
@@ -21,7 +22,6 @@ from openqwave.model.errors import Refusal
 from openqwave.qos2.abi import QOS_VERSION
 from openqwave.qos2.arguments import BadArgument, integer, required
 from openqwave.qos2.events import new_handle
-from openqwave.qos2.forks import reset_in_children
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.overlapped import reset_after_fork
 

@@ -128,8 +128,7 @@ class Engine:
         Returns:
             Effects to carry out in order.
         """
-        if self._open_change is not None:
-            self._require_settled()
+        self._require_settled()
         handle = self._registry.handles.get(handle_id)
         if handle is None or handle.is_lost:
             if handle is not None and type(request) is rq.CloseHandle:
@@ -242,9 +241,8 @@ class Engine:
         self, request_id: int | None, change: _Change, gone: frozenset[int]
     ) -> list[Answer]:
         """Keep a change, drop sockets that turned out to be gone, answer."""
-        if gone:
-            for cookie in gone:
-                self._forget_socket(cookie)
+        for cookie in gone:
+            self._forget_socket(cookie)
         answers = self._flush()
         if request_id is not None:
             if change.flow_id and change.flow_id not in self._registry.flows:
