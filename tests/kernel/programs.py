@@ -22,6 +22,8 @@ from ctypes import Structure, byref
 from enum import Enum
 from typing import Any, Self
 
+import pytest
+
 from openqwave.client.embedded import Embedded, process_subsystem
 from openqwave.lab.capture import CapturedPacket, Direction
 from openqwave.lab.topology import Host
@@ -49,6 +51,8 @@ NOT_ECT, ECT_1, ECT_0, CE = range(4)
 
 # Longer than any send or receive here can take.
 TIMEOUT_S = 10.0
+
+VERSION = QOS_VERSION(1, 0)
 
 _FUNCTIONS = (
     "QOSCreateHandle",
@@ -82,6 +86,10 @@ class Family(Enum):
     def address_of(self, host: Host) -> str:
         prefix = "::ffff:" if self is Family.MAPPED else ""
         return host.ipv6 if self is Family.V6 else f"{prefix}{host.ipv4}"
+
+
+EVERY = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.value)
+BOTH = pytest.mark.parametrize("family", [Family.V4, Family.V6], ids=lambda family: family.value)
 
 
 def sockaddr(address: Address) -> Structure:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from ctypes import byref, sizeof
 
 import pytest
@@ -40,6 +39,7 @@ from openqwave.qos2 import (
     WinDLL,
 )
 from tests.kernel.programs import (
+    BOTH,
     ECT_0,
     ECT_1,
     Address,
@@ -245,15 +245,6 @@ class UdpSocket:
         if self.manager is not None:
             self.manager.destroy()
             self.manager = None
-
-
-@pytest.fixture
-def stage(pair: tuple[Host, Host]) -> Iterator[Stage]:
-    with Stage(*pair) as fresh:
-        yield fresh
-
-
-BOTH = pytest.mark.parametrize("family", [Family.V4, Family.V6], ids=lambda family: family.value)
 
 
 # ---- DscpManagerTest

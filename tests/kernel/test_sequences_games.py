@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ctypes import byref, sizeof
 from socket import socket
 
 import pytest
 
-from openqwave.lab.topology import Host
 from openqwave.qos2 import (
     DWORD,
     ERROR_ACCESS_DENIED,
@@ -18,7 +16,6 @@ from openqwave.qos2 import (
     QOS_FLOWID,
     QOS_NON_ADAPTIVE_FLOW,
     QOS_TRAFFIC_TYPE,
-    QOS_VERSION,
     GetLastError,
     QOSSetOutgoingDSCPValue,
     QOSTrafficTypeAudioVideo,
@@ -28,6 +25,9 @@ from openqwave.qos2 import (
     WSAGetLastError,
 )
 from tests.kernel.programs import (
+    BOTH,
+    EVERY,
+    VERSION,
     Address,
     Family,
     Stage,
@@ -39,17 +39,6 @@ from tests.kernel.programs import (
 )
 
 pytestmark = pytest.mark.kernel
-
-VERSION = QOS_VERSION(1, 0)
-
-EVERY = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.value)
-BOTH = pytest.mark.parametrize("family", [Family.V4, Family.V6], ids=lambda family: family.value)
-
-
-@pytest.fixture
-def stage(pair: tuple[Host, Host]) -> Iterator[Stage]:
-    with Stage(*pair) as fresh:
-        yield fresh
 
 
 def add_with_peer(

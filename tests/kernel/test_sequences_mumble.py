@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ctypes import byref, cast, pointer
 from socket import IPPROTO_TCP, SOCK_STREAM, socket
 
 import pytest
 
 from openqwave.lab.capture import CapturedPacket
-from openqwave.lab.topology import Host
 from openqwave.qos2 import (
     AF_INET,
     DWORD,
@@ -19,7 +17,6 @@ from openqwave.qos2 import (
     PQOS_FLOWID,
     PSOCKADDR,
     QOS_NON_ADAPTIVE_FLOW,
-    QOS_VERSION,
     SOCKADDR_IN,
     SOCKET,
     QOSTrafficTypeAudioVideo,
@@ -28,7 +25,10 @@ from openqwave.qos2 import (
     WSAGetLastError,
 )
 from tests.kernel.programs import (
+    BOTH,
     ECT_0,
+    EVERY,
+    VERSION,
     Address,
     Family,
     Stage,
@@ -36,17 +36,6 @@ from tests.kernel.programs import (
 )
 
 pytestmark = pytest.mark.kernel
-
-VERSION = QOS_VERSION(1, 0)
-
-EVERY = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.value)
-BOTH = pytest.mark.parametrize("family", [Family.V4, Family.V6], ids=lambda family: family.value)
-
-
-@pytest.fixture
-def stage(pair: tuple[Host, Host]) -> Iterator[Stage]:
-    with Stage(*pair) as fresh:
-        yield fresh
 
 
 # ---- Mumble, the client

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from ctypes import byref, sizeof
 from pathlib import Path
 from socket import (
@@ -24,7 +23,6 @@ from socket import (
 import pytest
 
 import openqwave
-from openqwave.lab.topology import Host
 from openqwave.qos2 import (
     DWORD,
     ERROR_NO_DATA,
@@ -37,7 +35,6 @@ from openqwave.qos2 import (
     QOS_NON_ADAPTIVE_FLOW,
     QOS_PACKET_PRIORITY,
     QOS_TRAFFIC_TYPE,
-    QOS_VERSION,
     UINT64,
     ULONG,
     GetLastError,
@@ -57,8 +54,11 @@ from openqwave.qos2 import (
     WinError,
 )
 from tests.kernel.programs import (
+    BOTH,
     ECT_0,
+    EVERY,
     TIMEOUT_S,
+    VERSION,
     Address,
     Family,
     Stage,
@@ -69,20 +69,10 @@ from tests.kernel.programs import (
 
 pytestmark = pytest.mark.kernel
 
-VERSION = QOS_VERSION(1, 0)
 
 # asm-generic/socket.h; the socket module has no name for it. All ones: no limit.
 SO_MAX_PACING_RATE = 47
 NO_LIMIT = 0xFFFF_FFFF
-
-EVERY = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.value)
-BOTH = pytest.mark.parametrize("family", [Family.V4, Family.V6], ids=lambda family: family.value)
-
-
-@pytest.fixture
-def stage(pair: tuple[Host, Host]) -> Iterator[Stage]:
-    with Stage(*pair) as fresh:
-        yield fresh
 
 
 # ---- Vanara

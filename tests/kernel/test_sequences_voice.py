@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ctypes import byref, sizeof
 from socket import IP_TOS, IPPROTO_IP, SOCK_DGRAM, SOCK_STREAM, SocketKind, socket
 from typing import Any
 
 import pytest
 
-from openqwave.lab.topology import Host
 from openqwave.qos2 import (
     AF_INET,
     AF_INET6,
@@ -21,7 +19,6 @@ from openqwave.qos2 import (
     QOS_FLOWRATE_OUTGOING,
     QOS_NON_ADAPTIVE_FLOW,
     QOS_TRAFFIC_TYPE,
-    QOS_VERSION,
     SOCKADDR_IN6,
     GetLastError,
     QOSFlowRateNotApplicable,
@@ -39,8 +36,11 @@ from openqwave.qos2 import (
     WSAGetLastError,
 )
 from tests.kernel.programs import (
+    BOTH,
     ECT_0,
     ECT_1,
+    EVERY,
+    VERSION,
     Address,
     Family,
     Stage,
@@ -49,17 +49,6 @@ from tests.kernel.programs import (
 )
 
 pytestmark = pytest.mark.kernel
-
-VERSION = QOS_VERSION(1, 0)
-
-EVERY = pytest.mark.parametrize("family", list(Family), ids=lambda family: family.value)
-BOTH = pytest.mark.parametrize("family", [Family.V4, Family.V6], ids=lambda family: family.value)
-
-
-@pytest.fixture
-def stage(pair: tuple[Host, Host]) -> Iterator[Stage]:
-    with Stage(*pair) as fresh:
-        yield fresh
 
 
 def set_dscp(qwave: WinDLL, handle: object, flow_id: object, dscp: int) -> int:
