@@ -20,6 +20,7 @@ from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import UNTOUCHED, NoticeKind, Shaping, TrafficType, Treatment
 from openqwave.subsystem import requests as rq
+from openqwave.subsystem.effects import SocketPlan
 from tests.unit.driven import (
     NO_MECHANISM,
     OWNER,
@@ -527,9 +528,15 @@ class EngineMachine(RuleBasedStateMachine):
 
     def settle(self, cookies: set[int]) -> None:
         """Bring the mechanism, which refused, to what it would hold."""
-        for cookie in cookies:
-            if not self.holders(cookie):
-                self.driven.mechanism.plans.pop(cookie, None)
+        plans = self.driven.mechanism.plans
+        for cookie in cookies & plans.keys():
+            # A socket that other handles' flows hold as well stays theirs.
+            holders = self.holders(cookie)
+            left = [share for share in plans[cookie].shares if share.flow_id in holders]
+            if left:
+                plans[cookie] = SocketPlan(cookie, tuple(left))
+            else:
+                del plans[cookie]
 
     # -- what always holds ----------------------------------------------------------
 

@@ -42,6 +42,7 @@ HOSTS6 = ["::1"]
 
 # Octets of the application: code points that no traffic type has, with all ECN bits.
 OCTETS = st.sampled_from([0x00, 0x02, 0x28, 0x29, 0x48, 0x92, 0xB8, 0xBB])
+PRIORITIES = [1, 3, 4, 5]
 DSCPS = st.sampled_from([1, 16, 34, 63])
 RATES = st.sampled_from([0, 1, 64_000, 8_000_000, None])
 
@@ -282,8 +283,16 @@ class SocketMachine(RuleBasedStateMachine):
 
     @rule(number=SOCKETS, octet=OCTETS)
     def application_writes_tos(self, number: int, octet: int) -> None:
-        for sock in (self.sockets[number], self.twins[number]):
-            set_tos(sock, octet)
+        sock, twin = self.sockets[number], self.twins[number]
+        before = options_of(twin).tos
+        set_tos(twin, octet)
+        unmarked, marked = options_of(twin), options_of(sock)
+        if unmarked.tos == before != marked.tos and marked.priority in PRIORITIES:
+            # Without marks the octet would not change, and the kernel would let the priority
+            # be that the application has just written; with them it does change, and the
+            # kernel wipes that priority out before anybody could have seen it.
+            return
+        set_tos(sock, octet)
 
     @rule(number=SOCKETS, octet=OCTETS)
     def application_writes_class(self, number: int, octet: int) -> None:
@@ -291,7 +300,7 @@ class SocketMachine(RuleBasedStateMachine):
             for sock in (self.sockets[number], self.twins[number]):
                 set_tclass(sock, octet)
 
-    @rule(number=SOCKETS, priority=st.sampled_from([1, 3, 4, 5]))
+    @rule(number=SOCKETS, priority=st.sampled_from(PRIORITIES))
     def application_writes_priority(self, number: int, priority: int) -> None:
         for sock in (self.sockets[number], self.twins[number]):
             set_priority(sock, priority)
