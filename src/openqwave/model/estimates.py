@@ -7,7 +7,61 @@ transport headers, so that they compare with rates; round-trip times are nanosec
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+from typing import TypeAlias
+
+
+class Doubt(enum.Enum):
+    """Why a number is not given; the value is a sentence for people."""
+
+    NO_SAMPLES = "nothing was measured"
+    TOO_FEW = "too few samples arrived"
+    LOSSES = "too many packets were lost"
+    UNSTEADY = "the samples contradict each other"
+    COALESCED = "the receiver stamps packets in clumps"
+    CONTENTION = "the link is shared by turns, as Wi-Fi is: no single rate holds"
+    BURST_CREDIT = (
+        "bursts pass faster than the link can sustain, which hides its load"
+    )
+    TOO_FAST = "the link is too fast for this host's timing"
+    IMPLAUSIBLE = "the sink's answers cannot be true"
+    NOT_TRIED = "it was not asked for"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with what is claimed of it.
+
+    Attributes:
+        value: The best single number, in the unit that the name of the field says.
+        low: The truth is claimed to be at least this.
+        high: And at most this.
+        confidence: How often such a claim is right, 0 to 1.
+        method: How it was found, in a word or two.
+    """
+
+    value: int
+    low: int
+    high: int
+    confidence: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inconclusive:
+    """The samples cannot support a number.
+
+    Attributes:
+        doubt: Why.
+        detail: The figures behind it, as a sentence.
+    """
+
+    doubt: Doubt
+    detail: str = ""
+
+
+Estimated: TypeAlias = Estimate | Inconclusive
 
 
 @dataclass(frozen=True, slots=True)

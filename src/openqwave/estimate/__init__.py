@@ -1,0 +1,12 @@
+"""Numbers from samples: what a path can carry, how long it takes, how sure that is. Pure.
+
+===============  ==================================================================
+`samples`        what one train or one small probe has shown; lines of JSON
+`dispersion`     capacity, from the spacing of packets that were sent together
+`idle`           the share of time a path stands idle, from one-way delays
+`strain`         available bandwidth, from trains offered near the capacity
+`clocks`         offset and drift between two hosts' clocks
+`rtt`            round-trip time and jitter
+`path`           all of it together: which method holds on which kind of path
+===============  ==================================================================
+"""

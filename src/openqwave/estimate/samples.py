@@ -1,0 +1,100 @@
+"""What one experiment has shown: the input of every estimator, and lines of JSON.
+
+Times are nanoseconds. `sent_ns` is on the initiator's clock, from the kernel's transmit stamps
+where it gives them; the sink's times are on the sink's clock, with the protocol's resolution of
+100 ns, and differ from the initiator's by an unknown offset that drifts. Sizes are bytes of the
+IP packet, headers included, as everywhere where a rate is meant.
+
+A file of samples is one JSON object a line, "kind" first: it replays in tests, so an estimator
+that changes shows which measurement moved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Packets of one size, sent together.
+
+    Attributes:
+        packet_bytes: Size of each IP packet.
+        gap_ns: The spacing that was wanted; 0 for back to back.
+        sent_ns: When each packet left, initiator's clock, in order.
+        deltas_ns: Spacing of the arrivals, one less than the packets; empty if the sink
+            reported none, because a packet was lost, reordered, or the report was.
+    """
+
+    packet_bytes: int
+    gap_ns: int
+    sent_ns: tuple[int, ...]
+    deltas_ns: tuple[int, ...] = ()
+
+    @property
+    def is_lost(self) -> bool:
+        """Did the train come to nothing?"""
+        return not self.deltas_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One small probe, sent to the sink and back.
+
+    Attributes:
+        sequence: Its number, from the session's first.
+        packet_bytes: Size of the IP packet, each way.
+        sent_ns: When it left, initiator's clock.
+        sink_received_ns: When it reached the sink, sink's clock; 0 if nothing came back.
+        sink_sent_ns: When the sink sent it back, sink's clock; 0 likewise.
+        received_ns: When it was back, initiator's clock; 0 likewise.
+    """
+
+    sequence: int
+    packet_bytes: int
+    sent_ns: int
+    sink_received_ns: int = 0
+    sink_sent_ns: int = 0
+    received_ns: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Did nothing come back?"""
+        return not self.received_ns
+
+
+Sample: TypeAlias = Train | Gap
+
+_KINDS: dict[str, type[Sample]] = {"train": Train, "gap": Gap}
+
+
+def to_json(sample: Sample) -> str:
+    """Write a sample as one line of JSON, without its end of line."""
+    kind = next(kind for kind, cls in _KINDS.items() if type(sample) is cls)
+    fields = {name: getattr(sample, name) for name in sample.__slots__}
+    return json.dumps({"kind": kind} | fields, separators=(",", ":"))
+
+
+def from_json(line: str) -> Sample:
+    """Read a sample.
+
+    Raises:
+        ValueError: Not JSON, an unknown kind, or fields that the kind does not have.
+    """
+    fields: Any = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("kind") not in _KINDS:
+        raise ValueError(f"a sample's kind is one of {', '.join(_KINDS)}")
+    cls = _KINDS[fields.pop("kind")]
+    try:
+        for field in dataclasses.fields(cls):
+            wanted = fields.get(field.name, 0)
+            if isinstance(wanted, list):
+                fields[field.name] = tuple(map(int, wanted))
+            elif not isinstance(wanted, int):
+                raise ValueError(f"{field.name} of a sample is a number, not {wanted!r}")
+        return cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"not a sample: {error}") from error

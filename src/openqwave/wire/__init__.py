@@ -1,0 +1,1 @@
+"""Bytes to messages and back: bounds-checked, without IO. One module a protocol."""
