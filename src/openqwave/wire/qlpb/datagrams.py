@@ -40,42 +40,29 @@ def encode_datagram(
         order: Where the F or O flag goes in its byte.
 
     Raises:
-        InvalidParameter: A field does not fit, or the size leaves no room for the header.
+        InvalidParameter: A field does not fit, the size leaves no room for the header, or the
+            train is of one packet.
     """
     try:
         if isinstance(message, ProbegapProbe):
             number = MessageId.PROBEGAP_RETURNED if message.is_returned else MessageId.PROBEGAP
-            return (
-                _PROBEGAP.pack(
-                    number,
-                    0,
-                    0,
-                    2,
-                    message.sequence,
-                    message.initiator_sent_ticks,
-                    message.sink_received_ticks,
-                    message.sink_sent_ticks,
-                )
-                + message.filler
-            )
+            sink = message.sink_received_ticks, message.sink_sent_ticks
+            sent = message.initiator_sent_ticks
+            return _PROBEGAP.pack(number, 0, 0, 2, message.sequence, sent, *sink) + message.filler
         if isinstance(message, PacketPairProbe):
             number, flag = MessageId.PACKET_PAIR, message.is_first
         else:
             number, flag = MessageId.ROUTE_CHECK, message.is_oversized
-        head = _PROBE.pack(
-            number,
-            order.value if flag else 0,
-            0,
-            1,
-            message.initiator_port,
-            message.train_size,
-            message.sequence,
-        )
+        flags = order.value if flag else 0
+        port, train_size = message.initiator_port, message.train_size
+        head = _PROBE.pack(number, flags, 0, 1, port, train_size, message.sequence)
     except struct.error as error:
         raise InvalidParameter(f"the probe does not fit its fields: {error}") from error
     missing = message.size_bytes - PROBE_MIN_BYTES
     if missing < 0:
         raise InvalidParameter(f"a probe has {PROBE_MIN_BYTES} bytes at least")
+    if message.train_size == 1:
+        raise InvalidParameter("a train has at least two packets, or 0 for none")
     filler = filler or b"\0"
     return head + (filler * (missing // len(filler) + 1))[:missing]
 
