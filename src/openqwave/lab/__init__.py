@@ -11,6 +11,9 @@ descriptor, thread or process in it is gone, however the process ended.
 `wiring`        interfaces, addresses and routes by netlink
 `offloads`      segmentation and checksums done by the kernel, not left to the "device"
 `shape`         a link's rate, queue and DSCP-aware priority
+`links`         what an emulated link is made of: stages, impairments, cross traffic
+`pathmodel`     such a link on a virtual clock, and the truth about it, from
+                `queues`, `crosstraffic` and `tally`
 `capture`       what passed an interface: DSCP, ECN, length, kernel time
 `processes`     child processes that cannot outlive the lab
 `specs`         what a generator or a sink is to do
