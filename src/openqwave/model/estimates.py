@@ -65,6 +65,36 @@ Estimated: TypeAlias = Estimate | Inconclusive
 
 
 @dataclass(frozen=True, slots=True)
+class PathReport:
+    """Everything that a measurement found out about a path.
+
+    Attributes:
+        capacity_bps: Of the narrow link, bits a second of IP packets.
+        available_bps: What of it is free; on a link that is shared by turns, the share that a
+            new flow would get.
+        rtt_ns: Round-trip time.
+        jitter_there_ns: Variation of the one-way delay to the sink.
+        jitter_back_ns: And from it.
+        loss_ppm: Small probes that did not come back, of a million.
+        supports_priority: Whether the path carries 802.1p tags; None where it is not known.
+        link: What kind of link the narrow one is, in words.
+        boost_bps: The rate that bursts get, where it is higher than the capacity; else 0.
+        drift_ppm: How much faster the sink's clock runs.
+    """
+
+    capacity_bps: Estimated
+    available_bps: Estimated
+    rtt_ns: Estimated
+    jitter_there_ns: Estimated
+    jitter_back_ns: Estimated
+    loss_ppm: Estimated
+    supports_priority: bool | None
+    link: str
+    boost_bps: int = 0
+    drift_ppm: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Unmeasurable:
     """No estimates exist for the path, and none are under way; `reason` says why."""
 

@@ -6,6 +6,8 @@
 `probegap`       initiator of small probes that the sink sends back
 `route_check`    initiator of the 802.1p experiment
 `sink`           the far end of all three
+`bundle`         several sessions as one
+`schedule`       how long trains are and how many, from what is believed of the path
 `measurement`    a whole measurement of a path: which experiment when, and the result
 ===============  ==================================================================
 """

@@ -1,0 +1,371 @@
+"""Capacity of the narrow link, from the spacing of packets that were sent together.
+
+**Idea.** Packets that reach the narrow link faster than it sends leave it one after the other, and
+arrive spaced by the time that it needs for one: capacity = size / spacing (Jacobson 1988; Dovrolis,
+Ramanathan, Moore, "What do packet dispersion techniques measure?", INFOCOM 2001). One pair says
+little. Other packets that come between the two widen the spacing; a queue behind the narrow link,
+which holds the first packet up until the second has caught up, closes it; and the stamps themselves
+are late by what the receiving host does.
+
+**Trains.** The spacing of a whole train averages the stamps' noise over its length, and a train
+that arrives at the narrow link in a fraction of the time that it needs to leave (it was sent at
+the rate of the sender's own link) gives other traffic no time to come between. The rate of a
+whole train is then the capacity; otherwise it is the fluid queue's ``R_out = R_in C / (R_in + X)``,
+with X the other traffic's rate and R_in the rate at which the train arrived. Trains are as long as
+the queue that they make allows (see `probing.measurement`).
+
+**Two views.** Of the whole trains' rates, the mean of the shortest interval that holds half of them
+(the "shorth", Andrews et al., Robust Estimates of Location, 1972): noise averages out and so does
+what a queue behind the narrow link does, but a train that had already been pulled apart before the
+narrow link is always mixed with other traffic there. Of pieces of trains, the fastest of the modes
+of their rates: pieces with nothing between their packets all have the capacity, and those with
+one, two, three packets between lie well apart. Where the two agree the answer is good. Where the
+pieces are faster, the single spacings tell why: none closer than the pieces' mode, and trains
+were mixed before the narrow link; some much closer, and a queue behind it pushed them together,
+which longer pieces outlast, and then the bounds hold both views.
+
+**Clumps.** A receiver whose interrupts are coalesced, or whose interface collects packets, stamps
+several with one time. Then only the first packet of a clump carries information: a train's rate is
+taken from the first packet of the first clump to the first packet of the last. Where packets are
+not collected each is a clump of its own, and nothing changes.
+
+**Token buckets.** A shaper that has been idle lets a burst pass at a higher rate than it sustains.
+The arrivals of a train that is longer than the burst have a knee: a fast head and a slow tail. The
+tail is what flows get; the head is reported as the boost. A burst larger than the longest train
+cannot be seen.
+
+**Contention.** Where stations take turns (802.11), every access costs time, and packets that wait
+are sent together: the rate of a train grows with its length, and no length gives the rate of a
+queue. This is recognised by pairs and short trains that are far slower than long ones.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import sub
+from statistics import fmean, median
+
+from openqwave.estimate.samples import Train
+from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive
+
+# A spacing below this part of the train's mean belongs to a clump. Packets of one size cannot
+# leave a link closer than the mean, except behind it; noise of half a packet's time passes.
+CLUMP_PART = 0.25
+# When this share of the spacings is inside clumps, stamps are coalesced: at 0.3, three in ten.
+COALESCED_SHARE = 0.3
+# A knee needs a head and a tail that each have a slope.
+LEAST_HEAD, LEAST_TAIL = 4, 6
+# A head faster than its tail by less than this may be noise of short heads.
+KNEE_RATIO = 1.4
+# Long trains faster than short ones by this ratio: the link is shared by turns. Two packets of
+# 1,500 bytes on an idle 802.11 link get less than half of what long trains get; noise of stamps
+# averages to a few percent over the short trains of a measurement.
+GROWTH_RATIO = 1.35
+# "Short" and "long" of the comparison, in packets.
+SHORT_PACKETS, LONG_PACKETS = 4, 12
+# Pieces of trains last at least this long: ten times the noise of stamps on an ordinary host.
+PIECE_NS = 150_000
+# And hold at least so many spacings, so that one packet behind the narrow link does not make a
+# mode of its own; where a queue behind it is certain, at least the second number.
+LEAST_PIECE, LONG_PIECE = 3, 6
+# Width of a mode in parts of its value: less than one full packet in a piece of ten.
+MODE_WIDTH = 0.06
+# The fastest mode counts when it has this part of the highest one's density.
+MODE_PROMINENCE = 0.5
+# Whole trains and pieces agree within this.
+AGREEMENT = 0.05
+# Spacings below this part of the pieces' were pushed together behind the narrow link. Taken at the
+# tenth percentile of all spacings.
+PUSHED_PART = 0.9
+# Fewer trains have no mode.
+LEAST_TRAINS = 3
+# Rates scattered wider than this, in parts of the value, are no measurement.
+WIDEST_SCATTER = 0.35
+# The stamps of MS-QLPB have a resolution of 100 ns; a train's span is known to twice that. On top
+# comes what every link here showed in agreement with its own counters: headers that a link
+# counts and IP does not, bursts, noise that does not average out.
+SYSTEMATIC_PART = 0.01
+# The interval is two standard errors either way, and the systematic part.
+COVERAGE_FACTOR = 2.0
+CONFIDENCE = 0.95
+
+
+class LinkKind(enum.Enum):
+    """What the trains say of the narrow link; the value is for people."""
+
+    QUEUE = "a queue with a rate"
+    COALESCED = "a queue with a rate, stamped in clumps"
+    BUCKET = "a token bucket"
+    CONTENTION = "shared by turns"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One train's arrivals, clumps taken out.
+
+    Attributes:
+        packet_count: Packets that left in the span.
+        span_ns: From the first packet of the first clump to the first packet of the last.
+        rate_bps: Their rate, bits a second of IP packets.
+        clumped_share: Share of the spacings that lie inside clumps.
+    """
+
+    packet_count: int
+    span_ns: int
+    rate_bps: float
+    clumped_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What trains say of the narrow link.
+
+    Attributes:
+        estimate: Its rate, bits a second of IP packets; of a token bucket, the sustained one.
+        kind: What kind of link it is.
+        boost_bps: The rate of the head of a train on a token bucket; 0 on other links.
+        scatter: Half the width of the interval that holds half of the trains' rates, as a part of
+            the value.
+    """
+
+    estimate: Estimated
+    kind: LinkKind
+    boost_bps: int = 0
+    scatter: float = 0.0
+
+
+def spread_of(train: Train) -> Spread | None:
+    """Return the spread of a train; None if all of it arrived in one clump."""
+    deltas = train.deltas_ns
+    limit_ns = CLUMP_PART * sum(deltas) / len(deltas) if deltas else 0.0
+    starts = [0, *(index + 1 for index, delta in enumerate(deltas) if delta > limit_ns)]
+    if len(starts) < 2:
+        return None
+    last = starts[-1]
+    span_ns = sum(deltas[:last])
+    if span_ns <= 0:
+        return None
+    return Spread(
+        packet_count=last,
+        span_ns=span_ns,
+        rate_bps=last * train.packet_bytes * 8e9 / span_ns,
+        clumped_share=1 - (len(starts) - 1) / len(deltas),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Knee:
+    """A train that went over from one rate to a lower one.
+
+    Attributes:
+        head_bps: The rate before.
+        tail_bps: The rate after.
+        head_packets: How many packets had the first rate.
+    """
+
+    head_bps: float
+    tail_bps: float
+    head_packets: int
+
+
+def knee_of(train: Train) -> Knee | None:
+    """Look for the end of a token bucket's burst in a train; None where there is none."""
+    deltas = train.deltas_ns
+    arrivals = [0, *accumulate(deltas)]
+    best: tuple[float, int] | None = None
+    for split in range(LEAST_HEAD, len(deltas) - LEAST_TAIL + 1):
+        # The two lines from the ends to the split: how far is the curve off?
+        head = arrivals[split] / split
+        tail = (arrivals[-1] - arrivals[split]) / (len(deltas) - split)
+        if tail < KNEE_RATIO * head:
+            continue
+        off = sum(abs(arrivals[i] - head * i) for i in range(split)) + sum(
+            abs(arrivals[i] - arrivals[split] - tail * (i - split))
+            for i in range(split, len(arrivals))
+        )
+        if best is None or off < best[0]:
+            best = off, split
+    if best is None:
+        return None
+    split = best[1]
+    one_line = arrivals[-1] / len(deltas)
+    off_one = sum(abs(arrival - one_line * i) for i, arrival in enumerate(arrivals))
+    # Noise makes knees too, but they explain little of the curve.
+    if best[0] > off_one / 3:
+        return None
+    bits = train.packet_bytes * 8e9
+    tail_ns = arrivals[-1] - arrivals[split]
+    return Knee(
+        head_bps=bits * split / max(1, arrivals[split]),
+        tail_bps=bits * (len(deltas) - split) / tail_ns,
+        head_packets=split,
+    )
+
+
+def densest_half(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of the shortest interval that holds half of some values."""
+    ordered = sorted(values)
+    size = len(ordered) // 2 + 1
+    first = min(range(len(ordered) - size + 1), key=lambda i: ordered[i + size - 1] - ordered[i])
+    inside = ordered[first : first + size]
+    return fmean(inside), (inside[-1] - inside[0]) / 2
+
+
+def capacity(trains: Sequence[Train]) -> Capacity:
+    """Estimate the capacity from trains that were sent back to back.
+
+    Args:
+        trains: In the order of sending; lost ones and paced ones are left out.
+
+    Returns:
+        The capacity, `Inconclusive` where trains are few or contradict each other.
+    """
+    back_to_back = [train for train in trains if train.gap_ns == 0 and not train.is_lost]
+    bucket = _bucket(back_to_back)
+    if bucket is not None:
+        return bucket
+    spreads = [
+        (spread, len(train.sent_ns))
+        for train in back_to_back
+        if (spread := spread_of(train)) is not None
+    ]
+    if len(spreads) < LEAST_TRAINS:
+        doubt = Doubt.LOSSES if len(trains) > 2 * len(back_to_back) else Doubt.TOO_FEW
+        if len(back_to_back) >= LEAST_TRAINS:
+            doubt = Doubt.COALESCED
+        return Capacity(
+            Inconclusive(doubt, f"{len(spreads)} of {len(trains)} trains were spread out"),
+            LinkKind.QUEUE,
+        )
+    longest = max(length for _, length in spreads)
+    long = [spread for spread, length in spreads if length >= max(2, longest * 2 // 3)]
+    if len(long) < LEAST_TRAINS:
+        long = [spread for spread, length in sorted(spreads, key=lambda s: -s[1])[:LEAST_TRAINS]]
+    clumped = median(spread.clumped_share for spread in long)
+    is_clumped = clumped > COALESCED_SHARE
+    whole_bps, half_width = densest_half([spread.rate_bps for spread in long])
+    scatter = half_width / whole_bps
+    if _grows(spreads, whole_bps, longest):
+        found: Estimated = Inconclusive(
+            Doubt.CONTENTION, "long trains are much faster than short ones"
+        )
+        return Capacity(found, LinkKind.CONTENTION, scatter=scatter)
+    if is_clumped:
+        found = _bounded(whole_bps, half_width, len(long), "trains")
+        return Capacity(found, LinkKind.COALESCED, scatter=scatter)
+    pieces = [train for train in back_to_back if len(train.sent_ns) >= max(4, longest * 2 // 3)]
+    if not pieces:
+        found = _bounded(whole_bps, half_width, len(long), "trains")
+    else:
+        found = _both_views(pieces, whole_bps, half_width)
+    return Capacity(found, LinkKind.QUEUE, scatter=scatter)
+
+
+def _both_views(trains: Sequence[Train], whole_bps: float, half_width: float) -> Estimated:
+    """Weigh the rate of whole trains against the fastest mode of their pieces."""
+    packet_ns = trains[0].packet_bytes * 8e9 / whole_bps
+    shortest = min(len(train.deltas_ns) for train in trains)
+    size = min(shortest, max(LEAST_PIECE, math.ceil(PIECE_NS / packet_ns)))
+    pieces_bps = _fastest_mode(trains, size)
+    if abs(pieces_bps / whole_bps - 1) <= AGREEMENT:
+        value = pieces_bps if packet_ns < PIECE_NS else whole_bps
+        return _bounded(value, half_width, len(trains), "trains")
+    if pieces_bps < whole_bps:
+        return _between(whole_bps, pieces_bps, whole_bps)
+    spacings = sorted(delta for train in trains for delta in train.deltas_ns)
+    tenth_ns = spacings[len(spacings) // 10]
+    if packet_ns >= PIECE_NS / 3 and tenth_ns >= PUSHED_PART * trains[0].packet_bytes * 8e9 / (
+        pieces_bps
+    ):
+        margin = SYSTEMATIC_PART * COVERAGE_FACTOR * pieces_bps
+        return Estimate(
+            round(pieces_bps),
+            round(pieces_bps - margin),
+            round(pieces_bps + margin),
+            CONFIDENCE,
+            "pieces of trains",
+        )
+    longer_bps = _fastest_mode(trains, min(shortest, max(LONG_PIECE, size)))
+    return _between(longer_bps, whole_bps, pieces_bps)
+
+
+def _between(value: float, one: float, other: float) -> Estimate:
+    """A value whose bounds hold two views that disagree."""
+    low, high = min(value, one, other), max(value, one, other)
+    margin = SYSTEMATIC_PART * value
+    return Estimate(
+        round(value), round(low - margin), round(high + margin), CONFIDENCE, "trains, in two views"
+    )
+
+
+def _fastest_mode(trains: Sequence[Train], size: int) -> float:
+    """The fastest of the prominent rates of pieces of `size` spacings, bits a second."""
+    times = sorted(
+        math.log(span)
+        for train in trains
+        for sums in [[0, *accumulate(train.deltas_ns)]]
+        for span in map(sub, sums[size:], sums)
+        if span > 0
+    )
+    step = MODE_WIDTH / 4
+    count = int((times[-1] - times[0]) / step) + 1
+    grid = [times[0] + turn * step for turn in range(count + 1)]
+    heights = [_density(times, place) for place in grid]
+    enough = MODE_PROMINENCE * max(heights)
+    peak = next(
+        place
+        for number, place in enumerate(grid)
+        if heights[number] >= enough
+        and heights[number] >= max(heights[max(0, number - 1) : number + 2])
+    )
+    around = times[bisect_left(times, peak - MODE_WIDTH) : bisect_right(times, peak + MODE_WIDTH)]
+    return size * trains[0].packet_bytes * 8e9 / math.exp(median(around))
+
+
+def _density(ordered: Sequence[float], place: float) -> float:
+    """Triangular kernel density of ordered values at a place, in samples."""
+    first = bisect_left(ordered, place - MODE_WIDTH)
+    end = bisect_right(ordered, place + MODE_WIDTH)
+    return sum(1 - abs(value - place) / MODE_WIDTH for value in ordered[first:end])
+
+
+def _bounded(value: float, half_width: float, count: int, method: str) -> Estimated:
+    scatter = half_width / value
+    if scatter > WIDEST_SCATTER:
+        return Inconclusive(Doubt.UNSTEADY, f"half of the trains lie within {scatter:.0%} only")
+    # The half that lies closest is narrower than the whole: of a normal distribution its half
+    # width is 0.67 standard deviations.
+    error = half_width / 0.67 / math.sqrt(count)
+    margin = COVERAGE_FACTOR * error + SYSTEMATIC_PART * value
+    return Estimate(round(value), round(value - margin), round(value + margin), CONFIDENCE, method)
+
+
+def _grows(spreads: Sequence[tuple[Spread, int]], long_bps: float, longest: int) -> bool:
+    """Are short trains far slower than long ones?"""
+    short = [spread.rate_bps for spread, length in spreads if length <= SHORT_PACKETS]
+    if longest < LONG_PACKETS or len(short) < LEAST_TRAINS:
+        return False
+    return long_bps > GROWTH_RATIO * median(short)
+
+
+def _bucket(trains: Sequence[Train]) -> Capacity | None:
+    """The capacity of a token bucket, if most of the longest trains have a knee."""
+    if not trains:
+        return None
+    longest = max(len(train.sent_ns) for train in trains)
+    long = [train for train in trains if len(train.sent_ns) >= longest * 2 // 3]
+    knees = [knee for train in long if (knee := knee_of(train)) is not None]
+    if len(knees) < 2 or 2 * len(knees) < len(long):
+        return None
+    tail, half_width = densest_half([knee.tail_bps for knee in knees])
+    return Capacity(
+        _bounded(tail, half_width, len(knees), "tails of long trains"),
+        LinkKind.BUCKET,
+        boost_bps=round(median(knee.head_bps for knee in knees)),
+        scatter=half_width / tail,
+    )

@@ -1,0 +1,408 @@
+"""A whole measurement of a path: which experiment when, within a time and a budget, and the result.
+
+Three experiments run at once, each a session of its own. Small probes (`probegap`) go all the time,
+at random times. Trains (`packet_pair`) go in steps, which are the phases::
+
+    RAMP     pairs first, then longer and longer trains back to back, until the queue that one
+             makes, or its length, is at its limit; each step waits for the one before
+    STEADY   several trains of that length: the capacity
+    LOAD     trains paced at the capacity, at random times, spread over the rest of the time;
+             between them the small probes see the path as it is without them
+    SETTLE   nothing more is sent; what is under way is waited for, as long as it takes to come
+    OVER
+
+The route check runs first, beside the connection's set-up, and the ramp waits for it, because its
+groups of full packets would be taken for other traffic.
+
+What ends early ends well: a sink that goes away in the middle, or a path on which no long train
+survives, gives a report of what was found until then.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from openqwave.estimate.dispersion import capacity, knee_of, spread_of
+from openqwave.estimate.path import report
+from openqwave.estimate.samples import Gap, Train
+from openqwave.model.estimates import Estimate, PathReport
+from openqwave.probing import schedule
+from openqwave.probing.bundle import Bundle
+from openqwave.probing.outcomes import Ended, Failed
+from openqwave.probing.packet_pair import (
+    OPEN,
+    PacketPairInitiator,
+    Ready,
+    TrainLost,
+    TrainMeasured,
+    TrainPlan,
+)
+from openqwave.probing.payloads import headers_bytes, probegap_packet_bytes
+from openqwave.probing.probegap import GapLost, GapReturned, ProbegapInitiator, Spacing
+from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator
+from openqwave.probing.session import Event
+from openqwave.wire.qlpb import FlagOrder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from openqwave.estimate.samples import Sample
+    from openqwave.probing.schedule import Series
+
+# Keys of the sessions inside.
+PAIR, GAP, ROUTE = 1, 2, 3
+
+# Trains leave at least so far apart, and as much again at random: two trains in step with a
+# periodic disturbance would both meet it or both not.
+SPACING_NS = 5_000_000
+# And not before the one before has left the narrow link twice over.
+DRAIN_FACTOR = 2
+# A step whose trains are all lost is tried again with half the length; so often at most.
+MOST_RETRIES = 4
+# The last train leaves so much before the end, and a longest round trip.
+SETTLE_NS = 40_000_000
+# The last small probes may take so much longer than any before.
+PROBES_NS = 5_000_000
+# How often `Progressed` is told.
+PROGRESS_NS = 250_000_000
+
+
+class Phase(enum.Enum):
+    """Where a measurement stands; the value is for people."""
+
+    CONNECT = "connecting"
+    RAMP = "lengthening trains"
+    STEADY = "measuring the capacity"
+    LOAD = "measuring what is available"
+    SETTLE = "waiting for the last replies"
+    OVER = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of a measurement.
+
+    Attributes:
+        version: Of IP towards the sink, 4 or 6.
+        duration_ns: When the result is to be there, from the start, on links to 120 Mbit/s.
+        fast_duration_ns: And on faster ones, whose noise needs more trains.
+        is_quick: Fewer trains, for a first idea.
+        checks_priority: Whether 802.1p is tried; it has no meaning beyond the first router.
+    """
+
+    version: int = 4
+    duration_ns: int = 2_800_000_000
+    fast_duration_ns: int = 4_700_000_000
+    is_quick: bool = False
+    checks_priority: bool = True
+
+
+# The whole command takes less than a second, the interpreter's start included.
+QUICK = Wish(
+    duration_ns=700_000_000, fast_duration_ns=700_000_000, is_quick=True, checks_priority=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Event):
+    """A train or a small probe is complete, or lost."""
+
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed(Event):
+    """How far the measurement is.
+
+    Attributes:
+        phase: What it does.
+        elapsed_ns: Since its start.
+        sent_bytes: Of IP packets.
+        capacity_bps: As it is believed now; None before the first train.
+        rtt_ns: The last round trip; None before.
+    """
+
+    phase: Phase
+    elapsed_ns: int
+    sent_bytes: int
+    capacity_bps: int | None
+    rtt_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Event):
+    """What was found. The last event of a measurement.
+
+    Attributes:
+        report: The numbers.
+        elapsed_ns: Since the start.
+        sent_bytes: Of IP packets, to the sink.
+    """
+
+    report: PathReport
+    elapsed_ns: int
+    sent_bytes: int
+
+
+class Measurement(Bundle):
+    """One measurement; see the module's text. Its last event is `Measured` or `Failed`.
+
+    Args:
+        wish: What is wanted.
+        random: Uniform in [0, 1).
+        order: Where flags go in their byte.
+    """
+
+    def __init__(
+        self, wish: Wish, *, random: Callable[[], float], order: FlagOrder = FlagOrder.MSB_FIRST
+    ) -> None:
+        super().__init__(headers_bytes(wish.version))
+        self._wish = wish
+        self._random = random
+        self._probe_bytes = probegap_packet_bytes(wish.version)
+        version = wish.version
+        self._pair = PacketPairInitiator(PAIR, version, random=random, limits=OPEN, order=order)
+        self._gap = ProbegapInitiator(GAP, version, random=random)
+        self._sessions = {PAIR: self._pair, GAP: self._gap}
+        self._route: RouteCheckInitiator | None = None
+        if wish.checks_priority:
+            self._route = RouteCheckInitiator(ROUTE, version, random=random, order=order)
+            self._sessions[ROUTE] = self._route
+        self._phase = Phase.CONNECT
+        self._is_ready = False
+        self._is_route_checked = not wish.checks_priority
+        self._supports_priority: bool | None = None
+        self._samples: list[Sample] = []
+        # Trains that were queued and not yet answered, by number.
+        self._outstanding: set[int] = set()
+        self._step = 0
+        self._step_trains: list[Train] = []
+        self._step_packets = 0
+        self._retries = 0
+        self._longest = schedule.LONGEST
+        self._belief_bps: float | None = None
+        self._rtt_ns: int | None = None
+        self._longest_rtt_ns = 0
+        self._start_ns = 0
+        self._progress_ns = 0
+        self._phase_end_ns: int | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where it stands."""
+        return self._phase
+
+    def start(self, *, now_ns: int) -> None:
+        """Begin everything."""
+        self._start_ns = now_ns
+        self._progress_ns = now_ns + PROGRESS_NS
+        for session in self._sessions.values():
+            session.start(now_ns=now_ns)
+        self._gap.set_rate(schedule.FIRST_PROBES, Spacing.POISSON, now_ns=now_ns)
+
+    def close(self) -> None:
+        """End at once, without a result."""
+        self._phase = Phase.OVER
+        self._pair.close()
+        self._gap.close()
+        if self._route is not None:
+            self._route.close()
+
+    # -- what the sessions say --------------------------------------------------------
+
+    def _hear(self, event: Event, now_ns: int) -> None:
+        match event:
+            case Ready():
+                self._is_ready = True
+                self._leave_connect(now_ns)
+            case TrainMeasured(number=number, train=train) | TrainLost(number=number, train=train):
+                self._take_train(number, train, now_ns)
+            case GapReturned(gap=gap) | GapLost(gap=gap):
+                self._take_gap(gap)
+            case RouteChecked(supported=supported):
+                self._supports_priority = supported
+                self._end_route_check(now_ns)
+            case Failed(stream=stream) if stream == ROUTE:
+                self._end_route_check(now_ns)
+            case Failed(stream=stream) | Ended(stream=stream) if stream == PAIR:
+                self._lose_pair(event, now_ns)
+            case _:  # The other sessions' ends: what they found is here already.
+                pass
+
+    def _lose_pair(self, event: Event, now_ns: int) -> None:
+        if self._phase is Phase.CONNECT:
+            self.close()
+            self._events.append(event)
+        else:
+            self._finish(now_ns)
+
+    def _end_route_check(self, now_ns: int) -> None:
+        self._is_route_checked = True
+        self._leave_connect(now_ns)
+
+    def _keep(self, sample: Sample) -> None:
+        if self._phase is not Phase.OVER:
+            self._samples.append(sample)
+            self._events.append(Sampled(sample))
+
+    def _take_gap(self, gap: Gap) -> None:
+        self._keep(gap)
+        if not gap.is_lost:
+            self._rtt_ns = gap.received_ns - gap.sent_ns
+            self._longest_rtt_ns = max(self._longest_rtt_ns, self._rtt_ns)
+
+    def _take_train(self, number: int, train: Train, now_ns: int) -> None:
+        self._outstanding.discard(number)
+        if train.sent_ns:
+            self._keep(train)
+            self._step_trains.append(train)
+        if self._outstanding:
+            return
+        if self._phase is Phase.RAMP:
+            self._end_step(now_ns)
+        elif self._phase is Phase.STEADY:
+            self._begin_load(now_ns)
+        elif self._phase is Phase.SETTLE:
+            self._await_probes(now_ns)
+
+    # -- phases -----------------------------------------------------------------------
+
+    def _leave_connect(self, now_ns: int) -> None:
+        if self._phase is Phase.CONNECT and self._is_ready and self._is_route_checked:
+            self._phase = Phase.RAMP
+            self._next_step(now_ns)
+
+    def _end_step(self, now_ns: int) -> None:
+        """All trains of a step are answered: believe the longest that arrived, or go back."""
+        arrived = [train for train in self._step_trains if not train.is_lost]
+        self._step_trains = []
+        if arrived:
+            rates = [rate for train in arrived if (rate := _rate_bps(train)) is not None]
+            self._belief_bps = median(rates) if rates else self._belief_bps
+        else:
+            # Perhaps bad luck, perhaps a queue that is shorter than the train.
+            self._retries += 1
+            self._step -= 1
+            self._longest = max(schedule.SHORTEST, self._step_packets // 2)
+        if self._retries > MOST_RETRIES:
+            self._settle(now_ns)
+        else:
+            self._next_step(now_ns)
+
+    def _next_step(self, now_ns: int) -> None:
+        series = schedule.ramp(self._step, self._belief_bps, self._step_packets, self._longest)
+        if series is not None:
+            self._step += 1
+            self._step_packets = series.packets
+            self._queue(series, now_ns)
+        elif self._belief_bps is None:
+            self._settle(now_ns)
+        else:
+            self._phase = Phase.STEADY
+            steady = schedule.steady(self._belief_bps, self._longest, self._wish.is_quick)
+            self._queue(steady, now_ns)
+
+    def _begin_load(self, now_ns: int) -> None:
+        found = capacity([sample for sample in self._samples if isinstance(sample, Train)])
+        if isinstance(found.estimate, Estimate):
+            self._belief_bps = found.estimate.value
+        if self._belief_bps is None:
+            self._settle(now_ns)
+            return
+        self._phase = Phase.LOAD
+        self._phase_end_ns = self._end_ns() - SETTLE_NS - self._longest_rtt_ns
+        window_ns = max(0, self._phase_end_ns - now_ns)
+        probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes)
+        self._gap.set_rate(probes, Spacing.POISSON, now_ns=now_ns)
+        series = schedule.paced(self._belief_bps, found.kind, window_ns, self._wish.is_quick)
+        for turn in range(series.count):
+            # Evenly spread, and at random within its part: random enough to meet periodic
+            # traffic at any phase, even enough to miss no part of the time.
+            at_ns = now_ns + round(window_ns * (turn + self._random()) / series.count)
+            self._queue_train(series, at_ns)
+
+    def _settle(self, now_ns: int) -> None:
+        self._phase = Phase.SETTLE
+        self._phase_end_ns = None
+        self._gap.stop()
+        if not self._outstanding:
+            self._await_probes(now_ns)
+
+    def _await_probes(self, now_ns: int) -> None:
+        """Wait for the last small probes, which nobody reports as lost so soon."""
+        self._phase_end_ns = now_ns + self._longest_rtt_ns + PROBES_NS
+
+    def _finish(self, now_ns: int) -> None:
+        if self._phase is Phase.OVER:
+            return
+        self.close()
+        found = report(self._samples, self._supports_priority)
+        self._events.append(Measured(found, now_ns - self._start_ns, self._sent_bytes))
+
+    # -- sending ----------------------------------------------------------------------
+
+    def _queue(self, series: Series, now_ns: int) -> None:
+        """Queue trains one after the other, each when the one before has drained."""
+        drain_ns = SPACING_NS
+        if self._belief_bps is not None:
+            packet_ns = schedule.packet_ns(self._belief_bps)
+            drain_ns += round(DRAIN_FACTOR * series.packets * packet_ns)
+        at_ns = now_ns
+        for _ in range(series.count):
+            at_ns += round(self._random() * SPACING_NS)
+            self._queue_train(series, at_ns)
+            at_ns += drain_ns
+
+    def _queue_train(self, series: Series, at_ns: int) -> None:
+        plan = TrainPlan(series.packets, schedule.PACKET_BYTES, series.gap_ns, at_ns)
+        self._outstanding.add(self._pair.queue_train(plan))
+
+    # -- time -------------------------------------------------------------------------
+
+    def _end_ns(self) -> int:
+        is_fast = self._belief_bps is not None and self._belief_bps > schedule.FAST_BPS
+        duration_ns = self._wish.fast_duration_ns if is_fast else self._wish.duration_ns
+        return self._start_ns + duration_ns
+
+    def _deadline_ns(self) -> int | None:
+        """When the phase ends by itself; the sessions inside end `CONNECT`."""
+        if self._phase is Phase.CONNECT:
+            return None
+        if self._phase_end_ns is None:
+            return self._end_ns()
+        return min(self._phase_end_ns, self._end_ns())
+
+    def _own_timer_ns(self) -> int | None:
+        if self._phase is Phase.OVER:
+            return None
+        deadline_ns = self._deadline_ns()
+        return self._progress_ns if deadline_ns is None else min(self._progress_ns, deadline_ns)
+
+    def _handle_own_timer(self, now_ns: int) -> None:
+        if self._phase is Phase.OVER:
+            return
+        if now_ns >= self._progress_ns:
+            self._progress_ns = now_ns + PROGRESS_NS
+            belief = None if self._belief_bps is None else round(self._belief_bps)
+            elapsed_ns = now_ns - self._start_ns
+            self._events.append(
+                Progressed(self._phase, elapsed_ns, self._sent_bytes, belief, self._rtt_ns)
+            )
+        deadline_ns = self._deadline_ns()
+        if deadline_ns is None or now_ns < deadline_ns:
+            return
+        if self._phase is Phase.LOAD and now_ns < self._end_ns():
+            self._settle(now_ns)
+        else:
+            self._finish(now_ns)
+
+
+def _rate_bps(train: Train) -> float | None:
+    """What a train says of the capacity, alone: the rate after a knee, if there is one."""
+    knee, spread = knee_of(train), spread_of(train)
+    if knee is not None:
+        return knee.tail_bps
+    return None if spread is None else spread.rate_bps

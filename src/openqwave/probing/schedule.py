@@ -1,0 +1,148 @@
+"""How long trains are, how many of them, and how fast small probes go: decided by what is believed.
+
+Everything here follows from three wishes that pull in different directions. A train should be long,
+because noise averages out over it. It should be short, because its packets wait in the narrow
+link's queue, and everybody else's packets wait behind them. And all of it together should cost
+little. The belief is the capacity as far as it is known, bits a second of IP packets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openqwave.estimate.dispersion import LinkKind
+from openqwave.wire.qlpb import PACKET_PAIR_MAX_IP_BYTES
+
+# The largest probe of the protocol: large packets mean few of them for the same time.
+PACKET_BYTES = PACKET_PAIR_MAX_IP_BYTES
+# The queue that one train may make at the narrow link: a voice packet that meets it is late by
+# this, which is less than jitter buffers are made for, and meets it rarely.
+QUEUE_NS = 8_000_000
+# Below 4 Mbit/s two packets already take longer; three of them are still one train.
+SHORTEST = 3
+# 96 packets are 144 kB: more than most token buckets hold, and 1.2 ms at a gigabit, where the
+# noise of stamps is then some percent.
+LONGEST = 96
+# Above this rate a train of `LONGEST` is needed and costs time instead of money; below, bytes are
+# counted. 120 Mbit/s, so that links sold as 100 are below.
+FAST_BPS = 120_000_000
+# Below `FAST_BPS` one train back to back has at most so many packets, so that several of them fit
+# into the budget, and the first part of the measurement costs at most so much.
+LONGEST_COUNTED = 40
+STEADY_BYTES = 300_000
+# Trains of the full length: fewer have no mode, more add nothing where they agree.
+LEAST_STEADY, MOST_STEADY = 5, 10
+
+# Paced trains: 17 packets are BART's (see `estimate.strain`), and 16 spacings.
+PACED_PACKETS = 17
+# Packets of a paced train in a clumped or a fast path last at least so long: ten clumps of 250 us,
+# or a hundred times the noise of stamps.
+PACED_NS = 2_500_000
+LEAST_PACED = 5
+# How many, at most, in a measurement.
+MOST_PACED, MOST_PACED_FAST = 20, 50
+# What they cost together, below `FAST_BPS`.
+PACED_BYTES = 380_000
+
+# Small probes: this part of a link's capacity, within limits. The largest is the protocol's one a
+# millisecond; the least still gives a hundred in the time of a measurement.
+PROBE_SHARE, PROBE_SHARE_SLOW = 0.015, 0.04
+SLOW_BPS = 5_000_000
+LEAST_PROBES, MOST_PROBES, FIRST_PROBES = 60, 1000, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Trains of one kind.
+
+    Attributes:
+        count: How many.
+        packets: In each.
+        gap_ns: Their spacing; 0 for back to back.
+    """
+
+    count: int
+    packets: int
+    gap_ns: int = 0
+
+
+def packet_ns(belief_bps: float) -> float:
+    """How long one probe packet takes at the narrow link."""
+    return PACKET_BYTES * 8e9 / belief_bps
+
+
+def longest_packets(belief_bps: float) -> int:
+    """The longest train whose queue is within `QUEUE_NS`."""
+    longest = LONGEST if belief_bps > FAST_BPS else LONGEST_COUNTED
+    return max(SHORTEST, min(longest, int(QUEUE_NS / packet_ns(belief_bps))))
+
+
+def ramp(
+    step: int, belief_bps: float | None, last_packets: int, most_packets: int = LONGEST
+) -> Series | None:
+    """The next step on the way to long trains; None when they are long enough.
+
+    The first step needs no belief. Each later one is at most four times as long as the one before,
+    because a token bucket that has not run dry yet makes a link look fast.
+
+    Args:
+        step: From 0.
+        belief_bps: The capacity as the trains so far have it.
+        last_packets: Length of the last step's trains.
+        most_packets: Longer ones did not arrive.
+    """
+    if step == 0:
+        # Enough short ones to compare long ones with (see `dispersion`).
+        return Series(3, 2)
+    if belief_bps is None:
+        return Series(3, SHORTEST) if step == 1 else None
+    # A train that goes on while the queue allows it sees the end of a burst's credit.
+    following = min(LONGEST, most_packets, int(QUEUE_NS / packet_ns(belief_bps)), 4 * last_packets)
+    return Series(1, following) if following > last_packets * 5 // 4 else None
+
+
+def steady(belief_bps: float, most_packets: int, is_quick: bool) -> Series:
+    """Trains of full length, for the capacity; arguments as for `ramp`."""
+    packets = min(longest_packets(belief_bps), max(SHORTEST, most_packets))
+    if is_quick:
+        return Series(3, packets)
+    if belief_bps > FAST_BPS:
+        return Series(MOST_STEADY, packets)
+    affordable = STEADY_BYTES // (packets * PACKET_BYTES)
+    return Series(max(LEAST_STEADY, min(MOST_STEADY, affordable)), packets)
+
+
+def paced(belief_bps: float, kind: LinkKind, window_ns: int, is_quick: bool) -> Series:
+    """Trains offered at the capacity, for what is available of it.
+
+    Args:
+        belief_bps: The capacity.
+        kind: What kind of link it is.
+        window_ns: The time they are spread over: trains take at most a tenth of it, so that the
+            small probes between them see the path without them.
+        is_quick: Whether a rough answer is wanted soon.
+    """
+    gap_ns = packet_ns(belief_bps)
+    if kind is LinkKind.CONTENTION:
+        # Every access of such a link carries dozens of packets: long trains, and few of them.
+        return Series(6 if not is_quick else 3, LONGEST)
+    if kind is LinkKind.BUCKET:
+        return Series(0, PACED_PACKETS)
+    longest = max(LEAST_PACED, int(QUEUE_NS / gap_ns))
+    packets = max(PACED_PACKETS, min(LONGEST, int(PACED_NS / gap_ns)))
+    packets = min(packets, longest)
+    span_ns = packets * gap_ns
+    count = MOST_PACED_FAST
+    if belief_bps <= FAST_BPS:
+        count = min(MOST_PACED, PACED_BYTES // (packets * PACKET_BYTES))
+    count = min(count, int(window_ns / 10 / span_ns))
+    return Series(max(4, count // (3 if is_quick else 1)), packets, round(gap_ns))
+
+
+def probes_per_second(belief_bps: float | None, probe_bytes: int) -> int:
+    """How many small probes a second."""
+    if belief_bps is None:
+        return FIRST_PROBES
+    share = PROBE_SHARE_SLOW if belief_bps < SLOW_BPS else PROBE_SHARE
+    wanted = int(share * belief_bps / (8 * probe_bytes))
+    return max(LEAST_PROBES, min(MOST_PROBES, wanted))
