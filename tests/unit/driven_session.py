@@ -93,6 +93,16 @@ class DrivenSession:
     def after(self, delay_ns: int, action: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (self.now_ns + delay_ns, next(self._order), action))
 
+    def over_this_connection(self, delay_ns: int, action: Callable[[], None]) -> None:
+        """Do it after a delay, unless the connection is another or none by then."""
+        opened = len(self.opened)
+
+        def act() -> None:
+            if self._is_connected and len(self.opened) == opened:
+                action()
+
+        self.after(delay_ns, act)
+
     def run(self, for_ns: int) -> None:
         """Let time pass."""
         until_ns = self.now_ns + for_ns
@@ -245,7 +255,9 @@ class Sink:
         self.hellos.append(data)
         if self.agrees_after_ns is not None:
             success = encode_stream(HandshakeSuccess())
-            driven.after(self.round_trip_ns + self.agrees_after_ns, lambda: driven.deliver(success))
+            driven.over_this_connection(
+                self.round_trip_ns + self.agrees_after_ns, lambda: driven.deliver(success)
+            )
 
     def receive_train(self, driven: DrivenSession, train: SendTrain, left: list[int]) -> None:
         probes = [decode_datagram(data) for data in train.payloads]
@@ -284,9 +296,9 @@ class Sink:
 
     def summarise(self, driven: DrivenSession, summary: PacketPairSummary, after_ns: int) -> None:
         data = encode_stream(summary)
-        driven.after(after_ns, lambda: driven.deliver(data))
+        driven.over_this_connection(after_ns, lambda: driven.deliver(data))
         if self.closes_after_summary:
-            driven.after(after_ns, driven.drop)
+            driven.over_this_connection(after_ns, driven.drop)
 
     # -- route check ----------------------------------------------------------------
 
@@ -294,7 +306,7 @@ class Sink:
         observation = self.observations.pop(0) if self.observations else None
         if observation is not None:
             data = encode_stream(RouteCheckSummary(observation))
-            driven.after(self.round_trip_ns, lambda: driven.deliver(data))
+            driven.over_this_connection(self.round_trip_ns, lambda: driven.deliver(data))
 
     # -- probegap -------------------------------------------------------------------
 
