@@ -702,6 +702,14 @@ def test_after_the_end_nothing_happens() -> None:
     assert pair.session.state is State.OVER
 
 
+def test_after_the_end_stamps_complete_nothing() -> None:
+    pair = Pair()
+    pair.driven.stamps_after_ns = 50 * MS
+    pair.driven.after(30 * MS, lambda: pair.driven.deliver(b"\xff"))
+    driven = pair.start(PLAN)
+    assert [type(event) for _, event in driven.events] == [Ready, Failed]
+
+
 @pytest.mark.parametrize("after_ns", [None, 0, 3 * MS])
 def test_a_session_can_be_closed_before_it_is_agreed_to(after_ns: int | None) -> None:
     pair = Pair()

@@ -201,7 +201,9 @@ class PacketPairInitiator(StreamSession):
         if len(stamps_ns) != len(train.payloads):
             raise InvalidParameter(f"{len(stamps_ns)} stamps of {len(train.payloads)} packets")
         flight = self._flights.get(train.number)
-        if flight is not None and flight.reported_sent_ns is None:
+        if self._state is State.OVER or flight is None:
+            return
+        if flight.reported_sent_ns is None:
             flight.reported_sent_ns, flight.sent_ns = now_ns, stamps_ns
             self._complete(flight, now_ns)
 
