@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import Counter
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openqwave.probing.sink_experiments import GroupWatch, TrainTimer
@@ -78,27 +81,44 @@ class PacketPairByTheBook:
         return [times[index + 1] - times[index] for index in range(self.train_len - 1)]
 
 
-# Few numbers, so that packets meet often; and groups of any size, not only five.
-GROUPS = st.lists(
-    st.builds(
-        RouteCheckProbe,
-        st.just(1),
-        st.sampled_from([0, 0, 0, 2, 3, 5]),
-        st.integers(0, 12) | st.integers(2**32 - 6, 2**32 - 1),
-        st.booleans(),
-    ),
-    max_size=60,
+# Mostly in order, so that what depends on several packets in order is reached; and two trains
+# or groups can meet.
+STEPS = st.sampled_from([1, 1, 1, 1, 0, 2, -1, -2, 3])
+STARTS = st.sampled_from([0, 1, 7, 2**32 - 12])
+
+
+def walk(start: int, steps: list[int]) -> list[int]:
+    """Sequence numbers, each a step from the one before."""
+    return [number % 2**32 for number in itertools.accumulate(steps, initial=start)]
+
+
+GROUPS = st.builds(
+    lambda start, fields: [
+        RouteCheckProbe(1, train_size, sequence, flag)
+        for sequence, (_, train_size, flag) in zip(
+            walk(start, [step for step, _, _ in fields]), fields, strict=False
+        )
+    ],
+    STARTS,
+    st.lists(st.tuples(STEPS, st.sampled_from([0, 0, 0, 2, 3]), st.booleans()), max_size=60),
 )
-TRAINS = st.lists(
-    st.builds(
-        PacketPairProbe,
-        st.just(1),
-        st.sampled_from([0, 2, 3]),
-        st.integers(0, 6) | st.integers(2**32 - 4, 2**32 - 1),
-        st.booleans(),
-        st.sampled_from([12, 13]),
+TRAINS = st.builds(
+    lambda start, fields: [
+        PacketPairProbe(1, train_size, sequence, flag, size)
+        for sequence, (_, train_size, flag, size) in zip(
+            walk(start, [step for step, _, _, _ in fields]), fields, strict=False
+        )
+    ],
+    STARTS,
+    st.lists(
+        st.tuples(
+            STEPS,
+            st.sampled_from([0, 2, 2, 3, 3, 3]),
+            st.sampled_from([True, False, False]),
+            st.sampled_from([12, 12, 12, 12, 13]),
+        ),
+        max_size=60,
     ),
-    max_size=60,
 )
 
 
@@ -124,6 +144,7 @@ def shuffled(groups: int) -> st.SearchStrategy[list[RouteCheckProbe]]:
 
 
 @given(GROUPS | shuffled(5))
+@settings(max_examples=500)
 def test_route_check(probes: list[RouteCheckProbe]) -> None:
     watch, book = GroupWatch(), RouteCheckByTheBook()
     for probe in probes:
@@ -132,7 +153,25 @@ def test_route_check(probes: list[RouteCheckProbe]) -> None:
         assert found == (None if expected is None else Observation(expected))
 
 
+def test_route_check_over_many_walks() -> None:
+    # What needs five packets of the right kinds in a row is rare; short walks by the thousand
+    # find it.
+    choice = random.Random(1)
+    seen = Counter[Observation | None]()
+    for _ in range(20_000):
+        watch, book, sequence = GroupWatch(), RouteCheckByTheBook(), 0
+        for _ in range(9):
+            sequence = max(0, sequence + choice.choice([1, 1, 1, 2, -1, -2]))
+            train_size = choice.choice([0, 0, 0, 2, 3])
+            probe = RouteCheckProbe(1, train_size, sequence, choice.random() < 0.5)
+            expected, found = book.receive(probe), watch.receive(probe)
+            assert found == (None if expected is None else Observation(expected))
+            seen[found] += 1
+    assert min(seen[one] for one in (None, *Observation)) > 1000
+
+
 @given(TRAINS)
+@settings(max_examples=500)
 def test_packet_pair(probes: list[PacketPairProbe]) -> None:
     timer, book = TrainTimer(max_packets=3), PacketPairByTheBook()
     for index, probe in enumerate(probes):

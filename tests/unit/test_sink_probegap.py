@@ -126,6 +126,27 @@ def test_all_send_so_fast() -> None:
     assert driven.refused == {Refused.ALL_TOO_FAST: 40}
 
 
+def test_peers_with_connections_send_so_fast_in_all() -> None:
+    driven = DrivenSink(SinkLimits(datagrams_per_s=1000, burst=10))
+    for address in (HOST, OTHER):
+        driven.open(PAIR, address)
+        for _ in range(10):
+            driven.probe(PROBE, address=address, port=PORT)
+    assert [reply.peer.packed for reply in driven.replies] == [HOST] * 10
+    assert driven.refused == {Refused.ALL_TOO_FAST: 10}
+
+
+def test_connecting_again_and_again_makes_no_peer_faster() -> None:
+    driven = DrivenSink(SinkLimits(peer_burst=5))
+    for port in range(6):
+        driven.probe(PROBE, port=PORT)
+        connection = driven.open(PAIR, port=port)
+        if port % 2:
+            driven.hang_up(connection)
+    assert len(driven.replies) == 5
+    assert driven.refused == {Refused.PEER_TOO_FAST: 1}
+
+
 def test_strangers_leave_the_rest_to_peers_with_a_connection() -> None:
     # 1,000 forged senders a second and one true one, for a second.
     limits = SinkLimits(datagrams_per_s=200, strangers_per_s=100, burst=10)

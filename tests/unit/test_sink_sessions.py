@@ -375,3 +375,16 @@ def test_refusals_are_told_once_a_second() -> None:
     driven.wait(SECOND)
     driven.sink.refuse(Refused.OFF_LINK, PEER, now_ns=driven.now_ns)
     assert driven.events() == [first]
+
+
+def test_each_reason_is_told_in_its_own_time() -> None:
+    driven = DrivenSink()
+    for reason in (Refused.OFF_LINK, Refused.NO_SESSION):
+        for _ in range(3):
+            driven.sink.refuse(reason, PEER, now_ns=driven.now_ns)
+        driven.wait(300 * MS)
+    driven.events()
+    driven.wait(400 * MS)
+    assert driven.events() == [RefusalsSeen(Refused.OFF_LINK, PEER, 2)]
+    driven.wait(300 * MS)
+    assert driven.events() == [RefusalsSeen(Refused.NO_SESSION, PEER, 2)]
