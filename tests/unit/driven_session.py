@@ -140,6 +140,7 @@ class DrivenSession:
                         assert stream == STREAM
                         self.closed.append(self.now_ns)
                         self._is_connected = False
+                        self.sink.receive_closed(self)
                     case SendTrain():
                         self._send(effect)
         while (event := self.session.next_event()) is not None:
@@ -258,6 +259,9 @@ class Sink:
             driven.over_this_connection(
                 self.round_trip_ns + self.agrees_after_ns, lambda: driven.deliver(success)
             )
+
+    def receive_closed(self, driven: DrivenSession) -> None:
+        """The session closed its connection."""
 
     def receive_train(self, driven: DrivenSession, train: SendTrain, left: list[int]) -> None:
         probes = [decode_datagram(data) for data in train.payloads]
