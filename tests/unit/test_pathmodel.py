@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -93,7 +94,11 @@ def test_the_start_may_be_any_time() -> None:
     assert times_of(run(late, [start_ns + at for at in times_ns])) == [
         start_ns + due for due in times_of(run(early, times_ns))
     ]
-    assert late.carried(0, start_ns, start_ns + S) == early.carried(0, 0, S)
+    carried = late.carried(0, start_ns, start_ns + S)
+    assert (carried.since_ns, carried.until_ns) == (start_ns, start_ns + S)
+    assert replace(carried, since_ns=0, until_ns=S) == early.carried(0, 0, S)
+    with pytest.raises(ValueError, match="the path is younger"):
+        late.carried(0, start_ns - 1, start_ns + S)
 
 
 def test_late_looks_change_nothing() -> None:
@@ -265,6 +270,16 @@ def test_lost_packets_have_taken_their_time() -> None:
     carried = model.carried(0, 0, 20 * S)
     assert carried.lost == 20_000 - len(out)
     assert (carried.dropped, carried.frames) == (0, 20_000)
+
+
+def test_losses_are_booked_when_they_happen_also_without_a_rate() -> None:
+    model = path(Stage(loss=0.5))
+    out = run(model, range(0, 10 * S, 10 * MS))
+    for since_ns, until_ns in ((0, 5 * S), (5 * S, 10 * S)):
+        carried = model.carried(0, since_ns, until_ns)
+        assert carried.frames == 500
+        arrived = sum(since_ns <= due_ns < until_ns for due_ns, _ in out)
+        assert carried.lost == 500 - arrived > 0
 
 
 def test_jitter_is_spread_evenly_and_keeps_the_order() -> None:

@@ -286,23 +286,31 @@ class DuplexSpec:
             object.__setattr__(self, "backward", self.forward.plain_way_back())
 
 
-def to_json(spec: DuplexSpec) -> str:
-    """Write a link as one line of JSON."""
-    return json.dumps(dataclasses.asdict(spec))
+def to_fields(spec: DuplexSpec) -> dict[str, Any]:
+    """Return a link as an object of JSON."""
+    return dataclasses.asdict(spec)
 
 
-def from_json(text: str) -> DuplexSpec:
-    """Read a link.
+def from_fields(fields: dict[str, Any]) -> DuplexSpec:
+    """Make a link of an object of JSON.
 
     Raises:
-        ValueError: Not JSON, not an object, a field that does not exist, or values that do not
-            make a link.
+        ValueError: A field that is missing or does not exist, or values that do not make a link.
     """
-    fields: Any = json.loads(text)
     try:
         return DuplexSpec(_path(**fields["forward"]), _path(**fields["backward"]))
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a link: {error}") from error
+
+
+def to_json(spec: DuplexSpec) -> str:
+    """Write a link as one line of JSON."""
+    return json.dumps(to_fields(spec))
+
+
+def from_json(text: str) -> DuplexSpec:
+    """Read a link; ValueError as with `from_fields`, and for what is not JSON."""
+    return from_fields(json.loads(text))
 
 
 def _path(stages: list[dict[str, Any]]) -> PathSpec:

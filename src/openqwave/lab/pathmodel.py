@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 from openqwave.lab.crosstraffic import arrivals
 from openqwave.lab.links import FULL_PACKET_BYTES, Contention, PathSpec, Stage
-from openqwave.lab.queues import NEVER, BucketQueue, RateQueue, SharedMedium, Take
+from openqwave.lab.queues import NEVER, BucketQueue, OpenGate, RateQueue, SharedMedium, Take
 from openqwave.lab.tally import Carried, Tally
 
 
@@ -107,7 +107,7 @@ class Truth:
     """What a path could and did carry in a window of time; rates 0 where nothing limits it.
 
     Attributes:
-        since_ns: Begin of the window, a whole millisecond from the start of the model.
+        since_ns: Begin of the window, whole milliseconds from the start of the model.
         until_ns: Its end, likewise.
         capacity_bps: Rate of the narrow stage.
         available_bps: What the cross traffic of the tight stage left over.
@@ -181,7 +181,7 @@ class PathModel:
         elif stage.rate_bps:
             queue = RateQueue(stage, cross, tally, deliver)
         else:
-            return deliver
+            return OpenGate(tally, deliver).take
         self._movers.append(queue)
         return queue.take
 
@@ -235,11 +235,17 @@ class PathModel:
         """Return what a stage carried between two moments, of which the later is not to come.
 
         Raises:
-            ValueError: The window ends before it begins, or began more than a minute ago.
+            ValueError: The window ends before it begins, or began more than a minute ago, or
+                before the model.
         """
-        self.advance(until_ns)
         start_ns = self.start_ns
-        return self._tallies[stage].between(since_ns - start_ns, until_ns - start_ns)
+        if since_ns < start_ns:
+            raise ValueError(f"the path is younger: it started at {start_ns}")
+        self.advance(until_ns)
+        found = self._tallies[stage].between(since_ns - start_ns, until_ns - start_ns)
+        return replace(
+            found, since_ns=found.since_ns + start_ns, until_ns=found.until_ns + start_ns
+        )
 
     def truth(self, since_ns: int, until_ns: int) -> Truth:
         """Return what the path could and did carry between two moments; errors as `carried`."""

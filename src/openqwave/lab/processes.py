@@ -51,6 +51,7 @@ class Children:
         stdout: Redirection = None,
         stderr: Redirection = None,
         env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[str]:
         """Start a program in a namespace, as `subprocess.Popen` does in text mode.
 
@@ -61,6 +62,7 @@ class Children:
             stdout: Its standard output, likewise.
             stderr: Its standard error, likewise.
             env: Its environment; None for this process's.
+            pass_fds: Descriptors that it gets, under the same numbers.
 
         Raises:
             OSError: The tether could not be started. A program that does not exist ends with
@@ -81,6 +83,7 @@ class Children:
                         stdout=stdout,
                         stderr=stderr,
                         env=env,
+                        pass_fds=pass_fds,
                         text=True,
                         bufsize=1,
                         # Ctrl-C is for the lab, which then ends its children in order.

@@ -77,6 +77,23 @@ class _Fifo:
         raise NotImplementedError
 
 
+class OpenGate:
+    """A stage without a rate: nothing waits, everything is counted."""
+
+    def __init__(self, tally: Tally, deliver: Take) -> None:
+        self._tally = tally
+        self._deliver = deliver
+
+    def take(self, time_ns: float, frame: object, size_bytes: int) -> None:
+        """Let a packet pass."""
+        tally = self._tally
+        if time_ns >= tally.open_until_ns:
+            tally.close_until(time_ns)
+        tally.frames += 1
+        tally.frame_bytes += size_bytes
+        self._deliver(time_ns, frame, size_bytes)
+
+
 class RateQueue(_Fifo):
     """A queue in front of a constant rate: what waits is told by the clock alone."""
 

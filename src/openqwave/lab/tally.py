@@ -23,7 +23,7 @@ class Carried:
     """What one stage carried between two moments.
 
     Attributes:
-        since_ns: The first moment, a whole millisecond from the start of the model.
+        since_ns: The first moment, whole milliseconds from the start of the model.
         until_ns: The second, likewise.
         frames: Packets of the path's own that left the rate.
         frame_bytes: Their bytes, of IP.

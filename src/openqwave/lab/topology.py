@@ -21,22 +21,21 @@ All netlink is spoken in threads made for it, so a caller may itself be a corout
 from __future__ import annotations
 
 import contextlib
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import ParamSpec, Self, TypeVar
+from typing import Self
 
-from openqwave.lab import shape, wiring
-from openqwave.lab.capture import Capture, Direction
+from openqwave.lab import wiring
+from openqwave.lab.emulation import EmulatedLink, Emulator
+from openqwave.lab.hosts import Host, Interface, Link
+from openqwave.lab.links import DuplexSpec
 from openqwave.lab.namespaces import Namespace, loopback_up
-from openqwave.lab.processes import Children, Redirection
-from openqwave.lab.shape import Bottleneck, QueueCounters
-from openqwave.lab.wiring import IPV4_PREFIX_BITS, IPV6_PREFIX_BITS
+from openqwave.lab.processes import Children
+from openqwave.lab.shape import Bottleneck
+from openqwave.lab.taps import open_tap
 
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["Host", "Interface", "Lab", "Link"]
 
 # Ethernet's, so that packets have the size they have on most paths.
 MTU_BYTES = 1500
@@ -59,177 +58,6 @@ _FORWARDING = {
     "net/ipv6/conf/all/forwarding": 1,
     "net/ipv6/conf/default/forwarding": 1,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """One end of a link.
-
-    Attributes:
-        host: Whose it is.
-        name: Its name there, `eth0` upwards.
-        index: Its index there.
-        mac: Its Ethernet address.
-        ipv4: Its address on the link's IPv4 network.
-        ipv6: Its address on the link's IPv6 network.
-    """
-
-    host: Host = field(repr=False)
-    name: str
-    index: int
-    mac: str
-    ipv4: str
-    ipv6: str
-
-    def shape(self, bottleneck: Bottleneck | None) -> None:
-        """Give what leaves here a rate, a queue and a priority; None takes them away.
-
-        What waits in a queue that is replaced is lost.
-        """
-        self.host.run(shape.install, self.index, bottleneck)
-
-    def queues(self) -> Mapping[str, QueueCounters]:
-        """Read the counters of the queues of `shape`: "default" and perhaps "priority"."""
-        return self.host.run(shape.counters, self.index)
-
-    def try_qdisc(self, kind: str) -> bool:
-        """Make a queueing discipline, as it comes, the root; False where the kernel has none."""
-        return self.host.run(shape.try_qdisc, self.index, kind)
-
-    def capture(self, direction: Direction | None = None) -> Capture:
-        """Watch what passes here from now on, until it is closed or the lab is; see `Capture`."""
-        with self.host.enter():
-            capture = Capture(self.name, direction)
-        self.host.at_close(capture.close)
-        return capture
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Two interfaces joined: `a` at the host named first."""
-
-    a: Interface
-    b: Interface
-
-    @property
-    def ipv4_network(self) -> str:
-        """The link's IPv4 network in CIDR notation."""
-        return f"{self.a.ipv4.rpartition('.')[0]}.0/{IPV4_PREFIX_BITS}"
-
-    @property
-    def ipv6_network(self) -> str:
-        """The link's IPv6 network in CIDR notation."""
-        return f"{self.a.ipv6.removesuffix('1')}/{IPV6_PREFIX_BITS}"
-
-    def seen_from(self, host: Host) -> tuple[Interface, Interface]:
-        """Return the near and the far interface for a host on this link."""
-        return (self.a, self.b) if self.a.host is host else (self.b, self.a)
-
-
-class Host:
-    """A machine of the lab. Made by `Lab.host` and `Lab.router`.
-
-    Attributes:
-        name: What the lab calls it.
-        namespace: Its network.
-        forwards: Whether it is a router.
-        links: The links it is on, in the order they were made.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        namespace: Namespace,
-        children: Children,
-        resources: contextlib.ExitStack,
-        *,
-        forwards: bool,
-    ) -> None:
-        self.name = name
-        self.namespace = namespace
-        self.forwards = forwards
-        self.links: list[Link] = []
-        self._children = children
-        self._resources = resources
-
-    def __repr__(self) -> str:
-        return f"<{'router' if self.forwards else 'host'} {self.name}>"
-
-    @property
-    def interfaces(self) -> tuple[Interface, ...]:
-        """Its interfaces, `eth0` first, without loopback."""
-        return tuple(link.seen_from(self)[0] for link in self.links)
-
-    @property
-    def interface(self) -> Interface:
-        """Its one interface; ValueError where it has none or several."""
-        if len(self.links) != 1:
-            raise ValueError(f"{self.name} has {len(self.links)} interfaces: name one")
-        return self.interfaces[0]
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """All its addresses, each interface's IPv4 before its IPv6."""
-        return tuple(address for end in self.interfaces for address in (end.ipv4, end.ipv6))
-
-    @property
-    def ipv4(self) -> str:
-        """The IPv4 address of its one interface."""
-        return self.interface.ipv4
-
-    @property
-    def ipv6(self) -> str:
-        """The IPv6 address of its one interface."""
-        return self.interface.ipv6
-
-    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function in a thread that lives on this host; its result or exception is yours."""
-        return self.namespace.run(function, *args, **kwargs)
-
-    def enter(self) -> contextlib.AbstractContextManager[None]:
-        """Put the calling thread on this host for a `with` block; sockets made there stay."""
-        return self.namespace.enter()
-
-    def popen(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: Redirection = None,
-        stdout: Redirection = None,
-        stderr: Redirection = None,
-        env: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
-        """Start a program on this host, as `subprocess.Popen` in text mode; it dies with the lab.
-
-        A program that does not exist ends with status 1 and says so on its standard error.
-        """
-        return self._children.start(
-            self.namespace, argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env
-        )
-
-    def capture(self, direction: Direction | None = None) -> Capture:
-        """Watch what passes its one interface from now on; see `Interface.capture`."""
-        return self.interface.capture(direction)
-
-    def at_close(self, callback: Callable[[], None]) -> None:
-        """Have something called when the lab closes, before its processes are ended."""
-        self._resources.callback(callback)
-
-    def sysctl(self, settings: Mapping[str, int | str]) -> None:
-        """Write kernel settings below /proc/sys/net that belong to this host.
-
-        Args:
-            settings: Path below /proc/sys to value, as in {"net/ipv4/ip_forward": 1}.
-
-        Raises:
-            OSError: The kernel has no such setting, or /proc/sys is mounted read-only.
-        """
-
-        def write() -> None:
-            for path, value in settings.items():
-                Path("/proc/sys", path).write_text(str(value), encoding="ascii")
-
-        self.run(write)
 
 
 class Lab:
@@ -295,10 +123,77 @@ class Lab:
             b_to_a: The same for the other direction.
             mtu_bytes: Largest IP packet, 1280 to 65535.
         """
-        number = len(self._links) + 1
-        names = [f"eth{len(host.links)}" for host in (a, b)]
-        macs = [f"02:00:00:{number >> 8:02x}:{number & 255:02x}:{end:02x}" for end in (1, 2)]
+        names, macs = self._next_names(a, b)
         indexes = a.run(wiring.make_veth, names, macs, mtu_bytes, b.namespace)
+        link = Link(*self._interfaces((a, b), names, macs, indexes))
+        self._join(link)
+        for end in (link.a, link.b):
+            end.host.run(wiring.await_carrier, end)
+        if a_to_b is not None:
+            link.a.shape(a_to_b)
+        if b_to_a is not None:
+            link.b.shape(b_to_a)
+        return link
+
+    def emulated_link(
+        self,
+        a: Host,
+        b: Host,
+        spec: DuplexSpec,
+        *,
+        seed: int = 1,
+        cpu: int | None = None,
+        is_realtime: bool = False,
+    ) -> EmulatedLink:
+        """Join two hosts as `link` does, by a link that behaves as a model says.
+
+        Args:
+            a: The host that gets address 1, where the model's way forward begins.
+            b: The host that gets address 2.
+            spec: What the link is like.
+            seed: What is random happens the same way for the same seed and the same times.
+            cpu: The processor that the emulator is to stay on; None for any. It is most
+                punctual where everything else keeps off it (`os.sched_setaffinity` before).
+            is_realtime: Whether it is to go before ordinary processes. Of use only on a processor
+                of its own, and granted only to root; `EmulatedLink.counters` tells.
+
+        Raises:
+            OSError: Taps cannot be had.
+            EmulatorError: The emulator did not start.
+        """
+        names, macs = self._next_names(a, b)
+        hosts = (a, b)
+        with contextlib.ExitStack() as taps:
+            fds = []
+            for host, name in zip(hosts, names, strict=True):
+                fds.append(host.run(open_tap, name))
+                taps.callback(os.close, fds[-1])
+            indexes = [
+                host.run(wiring.adopt_tap, name, mac, MTU_BYTES)
+                for host, name, mac in zip(hosts, names, macs, strict=True)
+            ]
+            emulator = Emulator(a, fds, spec, seed, cpu, is_realtime=is_realtime)
+        near, far = self._interfaces(hosts, names, macs, indexes)
+        link = EmulatedLink(near, far, emulator)
+        self._join(link)
+        return link
+
+    def _next_names(self, a: Host, b: Host) -> tuple[list[str], list[str]]:
+        """Return the names and the Ethernet addresses of the next link's ends."""
+        number = len(self._links) + 1
+        return (
+            [f"eth{len(host.links)}" for host in (a, b)],
+            [f"02:00:00:{number >> 8:02x}:{number & 255:02x}:{end:02x}" for end in (1, 2)],
+        )
+
+    def _interfaces(
+        self,
+        hosts: Sequence[Host],
+        names: Sequence[str],
+        macs: Sequence[str],
+        indexes: Sequence[int],
+    ) -> tuple[Interface, Interface]:
+        number = len(self._links) + 1
         near, far = (
             Interface(
                 host,
@@ -308,22 +203,18 @@ class Lab:
                 f"10.{number >> 8}.{number & 255}.{end + 1}",
                 f"fd00:0:0:{number:x}::{end + 1}",
             )
-            for end, host in enumerate((a, b))
+            for end, host in enumerate(hosts)
         )
-        a.run(wiring.bring_up, near, far)
-        b.run(wiring.bring_up, far, near)
-        for host, interface in ((a, near), (b, far)):
-            host.run(wiring.await_carrier, interface)
-        link = Link(near, far)
+        return near, far
+
+    def _join(self, link: Link) -> None:
+        """Bring a link up, and tell everybody the way."""
+        for near, far in ((link.a, link.b), (link.b, link.a)):
+            near.host.run(wiring.bring_up, near, far)
         self._links.append(link)
-        for host in (a, b):
-            host.links.append(link)
+        for end in (link.a, link.b):
+            end.host.links.append(link)
         self._spread_routes()
-        if a_to_b is not None:
-            near.shape(a_to_b)
-        if b_to_a is not None:
-            far.shape(b_to_a)
-        return link
 
     def _spread_routes(self) -> None:
         """Give every host the routes it lacks, one netlink conversation a host."""

@@ -13,8 +13,8 @@ import threading
 import time
 from typing import IO, Any, Self, cast
 
+from openqwave.lab.hosts import Host
 from openqwave.lab.specs import Spec, to_json
-from openqwave.lab.topology import Host
 
 Report = dict[str, Any]
 

@@ -18,8 +18,8 @@ from openqwave.lab.offloads import disable_offloads
 from openqwave.lab.refusals import explained
 
 if TYPE_CHECKING:
+    from openqwave.lab.hosts import Interface
     from openqwave.lab.namespaces import Namespace
-    from openqwave.lab.topology import Interface
 
 IPV4_PREFIX_BITS = 24
 IPV6_PREFIX_BITS = 64
@@ -27,6 +27,9 @@ IPV6_PREFIX_BITS = 64
 # <linux/if_addr.h>, <linux/neighbour.h>
 IFA_F_NODAD = 0x02
 NUD_PERMANENT = 0x80
+
+# 120 ms of 1 Gbit/s: what a link emulator may sleep before frames are lost outside its books.
+TAP_QUEUE_FRAMES = 10_000
 
 # The kernel's carrier work takes milliseconds; a machine that needs longer is broken.
 CARRIER_TIMEOUT_S = 5.0
@@ -53,8 +56,16 @@ def make_veth(
     return socket.if_nametoindex(names[0]), peer.run(socket.if_nametoindex, names[1])
 
 
+def adopt_tap(name: str, mac: str, mtu_bytes: int) -> int:
+    """Give a tap its address, its MTU and a queue that never fills; return its index."""
+    index = socket.if_nametoindex(name)
+    with IPRoute() as netlink:
+        netlink.link("set", index=index, address=mac, mtu=mtu_bytes, txqlen=TAP_QUEUE_FRAMES)
+    return index
+
+
 def bring_up(near: Interface, far: Interface) -> None:
-    """Give an end of a veth pair its addresses and its only neighbour, and bring it up."""
+    """Give an end of a link its addresses and its only neighbour, and bring it up."""
     disable_offloads(near.name)
     with IPRoute() as netlink:
         netlink.link("set", index=near.index, state="up")
