@@ -7,6 +7,7 @@ it between its steps. Signals that are ignored, as in a background job of a plai
 
 from __future__ import annotations
 
+import select
 import signal
 from typing import Self
 
@@ -48,6 +49,11 @@ class Interruption:
     def pause(self, timeout_s: float) -> None:
         """Wait; raise `Interrupted` as soon as a signal comes."""
         self._stop.wait(timeout_s)
+        self.check()
+
+    def wait_readable(self, fd: int) -> None:
+        """Wait for a descriptor; raise `Interrupted` as soon as a signal comes."""
+        select.select([fd, self._stop.fd], [], [])
         self.check()
 
     def __enter__(self) -> Self:

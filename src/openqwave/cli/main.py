@@ -5,10 +5,11 @@ The option parser is loaded inside, so that a missing extra or an early Ctrl-C i
 
 from __future__ import annotations
 
+import os
 import sys
 
-# 128 and SIGINT's number, as a shell tells it.
-INTERRUPTED = 130
+# 128 and the signal's number, as a shell tells it: SIGINT's, and SIGPIPE's, which Python ignores.
+INTERRUPTED, UNREAD = 130, 141
 
 
 def run() -> None:
@@ -27,3 +28,7 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Nobody reads any more; what the interpreter still holds is to go nowhere at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNREAD)

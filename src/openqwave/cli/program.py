@@ -1,10 +1,12 @@
 """The options of `qwave` and of its subcommands; what they do is elsewhere."""
 
-from importlib.metadata import version
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from openqwave.probing.sink_limits import SinkLimits
 
 # A median and a 99th percentile of a few hundred packets mean something; fewer do not.
 SHORTEST_S = 0.5
@@ -12,6 +14,14 @@ SHORTEST_S = 0.5
 LONGEST_S = 60.0
 # Both halves, with building and drawing, in less than half a minute.
 DEFAULT_S = 9.0
+
+# A measurement that is shorter has no samples; one that is longer is `--watch`.
+SHORTEST_PROBE_S, LONGEST_PROBE_S = 0.3, 60.0
+# A day: who means for ever leaves it out.
+LONGEST_RUN_S = 86_400.0
+
+# What a sink grants unless told otherwise; shown in its help.
+LIMITS = SinkLimits()
 
 app = typer.Typer(
     add_completion=False,
@@ -25,15 +35,49 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        # Here, because it takes longer to load than anything else of this module.
+        from importlib.metadata import version
+
         typer.echo(f"qwave {version('openqwave')}")
         raise typer.Exit
 
 
-def _check_seconds(seconds: float) -> float:
+def _check_range(seconds: float, shortest: float, longest: float) -> float:
     # Not by the parser's own bounds, which let "nan" pass.
-    if not SHORTEST_S <= seconds <= LONGEST_S:
-        raise typer.BadParameter(f"{seconds:g} is not from {SHORTEST_S:g} to {LONGEST_S:g}.")
+    if not shortest <= seconds <= longest:
+        raise typer.BadParameter(f"{seconds:g} is not from {shortest:g} to {longest:g}.")
     return seconds
+
+
+def _check_seconds(seconds: float) -> float:
+    return _check_range(seconds, SHORTEST_S, LONGEST_S)
+
+
+def _check_probe_seconds(seconds: float | None) -> float | None:
+    return None if seconds is None else _check_range(seconds, SHORTEST_PROBE_S, LONGEST_PROBE_S)
+
+
+def _check_run_seconds(seconds: float | None) -> float | None:
+    return None if seconds is None else _check_range(seconds, SHORTEST_PROBE_S, LONGEST_RUN_S)
+
+
+def _check_networks(networks: list[str] | None) -> list[str] | None:
+    for each in networks or ():
+        if each != "any":
+            try:
+                ip_network(each, strict=False)
+            except ValueError as error:
+                raise typer.BadParameter(f"{error}.") from error
+    return networks
+
+
+def _check_address(address: str | None) -> str | None:
+    if address is not None:
+        try:
+            ip_address(address)
+        except ValueError as error:
+            raise typer.BadParameter(f"{error}.") from error
+    return address
 
 
 @app.callback()
@@ -93,3 +137,182 @@ def demo(
     from openqwave.cli.demo.command import Options, run_demo
 
     raise typer.Exit(run_demo(Options(seconds, chart, as_json=as_json, live=live)))
+
+
+@app.command()
+def probe(
+    host: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="HOST",
+            help="Name or address of a host that runs `qwave sink`.",
+            show_default=False,
+        ),
+    ] = None,
+    ipv4: Annotated[bool, typer.Option("-4", help="Use IPv4.")] = False,
+    ipv6: Annotated[bool, typer.Option("-6", help="Use IPv6.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first idea: the whole command within a second.")
+    ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds",
+            metavar="N",
+            help=f"How long to measure, {SHORTEST_PROBE_S:g} to {LONGEST_PROBE_S:g}; "
+            "otherwise 3 at most, and 5 above 120 Mbit/s.",
+            callback=_check_probe_seconds,
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on after the result, with a line a second, to Ctrl-C."),
+    ] = False,
+    for_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--for",
+            metavar="SECONDS",
+            help="With --watch: end after so long.",
+            callback=_check_run_seconds,
+            show_default=False,
+        ),
+    ] = None,
+    priority: Annotated[
+        bool, typer.Option("--no-priority", help="Do not try 802.1p priority.")
+    ] = False,
+    off_link: Annotated[
+        bool,
+        typer.Option(
+            "--off-link",
+            help="HOST may be beyond a router: ordinary TTL, no priority check. The sink has to "
+            "allow this host.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; with --watch, one a line.")
+    ] = False,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            metavar="FILE",
+            help="Record every sample, as lines of JSON.",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            metavar="FILE",
+            help="Compute the result of such a file again, without a network.",
+        ),
+    ] = None,
+) -> None:
+    """Measure the path to a host that runs `qwave sink`.
+
+    Says what its narrowest link carries, what of that is free, round-trip time, jitter, loss,
+    whether priority tags survive and what kind of link it is, each with the bounds that the
+    samples support, or why it is not known. Sends about 1 MB in 3 seconds.
+
+    Exit status: 0 if capacity and available bandwidth are known; 3 if one of them is not; 4 if
+    there is no sink; 2 if it cannot be measured at all; 130 if it was interrupted.
+    """
+    if (host is None) == (replay is None):
+        raise typer.BadParameter("Name a host, or a file to --replay.")
+    if ipv4 and ipv6:
+        raise typer.BadParameter("-4 and -6 exclude each other.")
+    if quick and seconds is not None:
+        raise typer.BadParameter("--quick and --seconds exclude each other.")
+    if for_seconds is not None and not watch:
+        raise typer.BadParameter("--for goes with --watch.")
+    from openqwave.cli.probe.command import Options, run_probe, run_replay
+
+    if replay is not None:
+        raise typer.Exit(run_replay(replay, as_json=as_json))
+    options = Options(
+        host or "",
+        version=4 if ipv4 else 6 if ipv6 else None,
+        seconds=seconds,
+        is_quick=quick,
+        is_off_link=off_link,
+        checks_priority=not priority,
+        watches=watch,
+        watch_s=for_seconds,
+        as_json=as_json,
+        samples=samples,
+    )
+    raise typer.Exit(run_probe(options))
+
+
+@app.command()
+def sink(
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            metavar="CIDR",
+            help="Serve hosts of this network too, though they are beyond a router; can be "
+            'repeated. "any" serves whoever can send packets here, the senders of forged ones '
+            "included: only behind a firewall that passes port 2177 from hosts you know.",
+            callback=_check_networks,
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="Answer at this address of this host only; otherwise at all, IPv4 and IPv6.",
+            callback=_check_address,
+            show_default=False,
+        ),
+    ] = None,
+    for_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--for",
+            metavar="SECONDS",
+            help="End after so long; otherwise at Ctrl-C, SIGTERM or SIGHUP.",
+            callback=_check_run_seconds,
+            show_default=False,
+        ),
+    ] = None,
+    limit_sessions: Annotated[
+        int, typer.Option("--limit-sessions", metavar="N", min=1, help="Connections in all.")
+    ] = LIMITS.sessions,
+    limit_peer_sessions: Annotated[
+        int,
+        typer.Option("--limit-peer-sessions", metavar="N", min=1, help="Connections of one host."),
+    ] = LIMITS.sessions_per_peer,
+    limit_rate: Annotated[
+        int, typer.Option("--limit-rate", metavar="N", min=1, help="Datagrams a second in all.")
+    ] = LIMITS.datagrams_per_s,
+    limit_peer_rate: Annotated[
+        int,
+        typer.Option(
+            "--limit-peer-rate", metavar="N", min=1, help="Datagrams a second of one host."
+        ),
+    ] = LIMITS.peer_datagrams_per_s,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each event, one a line.")
+    ] = False,
+) -> None:
+    """Answer the experiments of `qwave probe`, and of Windows hosts.
+
+    Listens on port 2177 of TCP and UDP and serves hosts on this host's links. Prints what it
+    does and refuses, and at the end how often.
+
+    Exit status: 0 at the end; 2 if it cannot run, as when another process has the port.
+    """
+    from openqwave.cli.sink.command import Options, run_sink
+
+    limits = SinkLimits(
+        sessions=limit_sessions,
+        sessions_per_peer=limit_peer_sessions,
+        datagrams_per_s=limit_rate,
+        peer_datagrams_per_s=limit_peer_rate,
+    )
+    raise typer.Exit(run_sink(Options(allow or (), limits, address, for_seconds, as_json=as_json)))

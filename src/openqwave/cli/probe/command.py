@@ -1,0 +1,225 @@
+"""The whole of `qwave probe`, in order: whom, may we, measure, say, watch; and the exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING
+
+from openqwave.cli.interruption import Interrupted, Interruption
+from openqwave.cli.probe import recording
+from openqwave.cli.probe.failures import (
+    CANNOT_RUN,
+    INCONCLUSIVE,
+    MEASURED,
+    Leaving,
+    of_error,
+    of_event,
+)
+from openqwave.cli.probe.outcome import Outcome
+from openqwave.cli.probe.progress import view
+from openqwave.cli.probe.quick import duration_ns
+from openqwave.cli.probe.rendering import table
+from openqwave.cli.probe.target import BadHostError, resolve
+from openqwave.drivers.experiments import ExperimentHost
+from openqwave.model.errors import QosError, TimedOut
+from openqwave.probing.measurement import (
+    QUICK,
+    Measured,
+    Measurement,
+    Progressed,
+    Sampled,
+    Wish,
+)
+from openqwave.probing.outcomes import Ended, Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from openqwave.cli.probe.outcome import Destination
+    from openqwave.cli.probe.recording import Recorder
+    from openqwave.drivers.experiments import Running
+    from openqwave.model.endpoint import Endpoint
+    from openqwave.probing.session import Event
+
+# 128 and SIGINT's number, as a shell tells it.
+INTERRUPTED = 130
+
+# Events are fetched in bunches: each time this thread wakes, the one that sends and stamps may
+# have to wait for it. Where the whole command has a second, the end is not waited for that long.
+FETCH_S, FETCH_QUICK_S = 0.05, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        host: A name or an address.
+        version: The IP version that is wanted; None for either.
+        seconds: How long to measure; None for the usual time.
+        is_quick: A first idea, with the whole command under a second.
+        is_off_link: Whether the host may be beyond a router.
+        checks_priority: Whether 802.1p is to be tried.
+        watches: Whether to go on after the first result.
+        watch_s: For how long, from the start; None for until Ctrl-C.
+        as_json: One JSON object on standard output, and nothing else there.
+        samples: Where to record; None for nowhere.
+    """
+
+    host: str
+    version: int | None = None
+    seconds: float | None = None
+    is_quick: bool = False
+    is_off_link: bool = False
+    checks_priority: bool = True
+    watches: bool = False
+    watch_s: float | None = None
+    as_json: bool = False
+    samples: Path | None = None
+
+
+def run_probe(options: Options) -> int:
+    """Run it; return the exit status. Everything else is on standard output and error."""
+    try:
+        with Interruption() as interruption:
+            return _run(options, interruption)
+    except Interrupted as interrupted:
+        _tell("Interrupted.")
+        return interrupted.status
+    except KeyboardInterrupt:
+        _tell("Interrupted.")
+        return INTERRUPTED
+    except Leaving as leaving:
+        _tell(str(leaving))
+        return leaving.status
+
+
+def run_replay(path: Path, *, as_json: bool) -> int:
+    """Compute the result of a recorded measurement again; return the exit status."""
+    try:
+        outcome = recording.read(path).outcome()
+    except OSError as error:
+        _tell(f"{path}: cannot be read: {error.strerror}")
+        return CANNOT_RUN
+    except recording.BadRecordingError as error:
+        _tell(str(error))
+        return CANNOT_RUN
+    return _say(outcome, as_json=as_json)
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+def _say(outcome: Outcome, *, as_json: bool) -> int:
+    """Print the result; return its exit status."""
+    text = json.dumps(outcome.to_json(), indent=2) + "\n" if as_json else table(outcome)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    if outcome.is_silent:
+        _tell("No probe was answered: does a firewall drop UDP port 2177?")
+    return MEASURED if outcome.is_conclusive else INCONCLUSIVE
+
+
+def _run(options: Options, interruption: Interruption) -> int:
+    try:
+        peer, destination = resolve(options.host, options.version, interruption)
+    except BadHostError as error:
+        raise Leaving(CANNOT_RUN, str(error)) from error
+    wish = wish_of(options, peer.version)
+    with contextlib.ExitStack() as resources:
+        recorder = _recorder(options, wish, resources)
+        try:
+            host = resources.enter_context(ExperimentHost(_allowed(options, peer)))
+            running = host.run(Measurement(wish, random=SystemRandom().random), peer)
+            outcome = _measure(running, options, wish, destination, interruption, recorder)
+        except QosError as error:
+            raise of_error(error, destination) from error
+        return _say(outcome, as_json=options.as_json)
+
+
+def wish_of(options: Options, ip_version: int) -> Wish:
+    """What is to be measured, by what was asked for."""
+    wish = replace(QUICK if options.is_quick else Wish(), version=ip_version)
+    if options.is_off_link or not options.checks_priority:
+        # Beyond the first router an 802.1p tag has no meaning.
+        wish = replace(wish, checks_priority=False)
+    if options.seconds is not None:
+        seconds_ns = round(options.seconds * 1e9)
+        wish = replace(wish, duration_ns=seconds_ns, fast_duration_ns=seconds_ns)
+    if options.is_quick:
+        left_ns = duration_ns(wish.duration_ns)
+        wish = replace(wish, duration_ns=left_ns, fast_duration_ns=left_ns)
+    return wish
+
+
+def _allowed(options: Options, peer: Endpoint) -> list[str]:
+    return [str(peer.address)] if options.is_off_link else []
+
+
+def _recorder(options: Options, wish: Wish, resources: contextlib.ExitStack) -> Recorder | None:
+    if options.samples is None:
+        return None
+    # Here, because finding out takes longer than some measurements.
+    from importlib.metadata import version
+
+    try:
+        recorder = recording.Recorder(options.samples, wish, version("openqwave"))
+    except OSError as error:
+        message = f"{options.samples}: cannot be written: {error.strerror}"
+        raise Leaving(CANNOT_RUN, message) from error
+    return resources.enter_context(recorder)
+
+
+def _measure(
+    running: Running,
+    options: Options,
+    wish: Wish,
+    destination: Destination,
+    interruption: Interruption,
+    recorder: Recorder | None,
+) -> Outcome:
+    """Follow a measurement to its end.
+
+    Raises:
+        Leaving: Nothing was measured.
+        QosError: The driver failed.
+        Interrupted: A signal came.
+    """
+    fetch_s = FETCH_QUICK_S if options.is_quick else FETCH_S
+    with view(wish.duration_ns, is_quick=options.is_quick) as shown:
+        for event in _events(running, interruption, fetch_s):
+            match event:
+                case Sampled(sample=sample) if recorder is not None:
+                    recorder.add(sample)
+                case Progressed():
+                    shown.show(event)
+                case Measured(report=report, elapsed_ns=elapsed_ns, sent_bytes=sent_bytes):
+                    outcome = Outcome(
+                        report, elapsed_ns, sent_bytes, destination, wish.checks_priority
+                    )
+                    if recorder is not None:
+                        recorder.end(outcome)
+                    return outcome
+                case Failed() | Ended():
+                    raise of_event(event, destination)
+                case _:
+                    pass
+    raise Leaving(CANNOT_RUN, "The measurement ended without a result.")
+
+
+def _events(running: Running, interruption: Interruption, fetch_s: float) -> Iterator[Event]:
+    """Every event to the last, fetched in bunches."""
+    while True:
+        interruption.pause(fetch_s)
+        try:
+            while (event := running.next_event(0)) is not None:
+                yield event
+        except TimedOut:
+            continue
+        return

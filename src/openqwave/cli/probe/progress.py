@@ -1,0 +1,124 @@
+"""What is shown while a measurement works: on standard error, so that the result stays alone.
+
+On a terminal one line that changes, elsewhere a line a second, and nothing where nobody waits
+long enough to look.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from openqwave.cli.probe.rendering import bytes_sent
+
+if TYPE_CHECKING:
+    from openqwave.probing.measurement import Progressed
+
+_NS_PER_S = 1_000_000_000
+
+
+def describe(progressed: Progressed) -> str:
+    """What is known so far, in a few words."""
+    words = [progressed.phase.value]
+    if progressed.capacity_bps is not None:
+        words.append(f"about {progressed.capacity_bps / 1e6:.3g} Mbit/s")
+    if progressed.rtt_ns is not None:
+        words.append(f"round trip {progressed.rtt_ns / 1e6:.3g} ms")
+    words.append(f"{bytes_sent(progressed.sent_bytes)} sent")
+    return ", ".join(words)
+
+
+class View(Protocol):
+    """Shows how far a measurement is; a context manager."""
+
+    def show(self, progressed: Progressed) -> None:
+        """Show it."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the terminal back."""
+
+
+class SilentView:
+    """Shows nothing."""
+
+    def show(self, progressed: Progressed) -> None:
+        """Show nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class LineView(SilentView):
+    """Writes a line a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+
+    def show(self, progressed: Progressed) -> None:
+        """Write a line if a second has begun since the last."""
+        second = progressed.elapsed_ns // _NS_PER_S
+        if second > self._second:
+            self._second = second
+            sys.stderr.write(f"{second:3d} s  {describe(progressed)}\n")
+            sys.stderr.flush()
+
+
+class LiveView:
+    """A bar and what is known, in one line that goes away at the end.
+
+    Drawn when there is something new to say, not by a thread: that would compete with the one that
+    sends and stamps.
+
+    Args:
+        duration_ns: How long the measurement takes.
+    """
+
+    def __init__(self, duration_ns: int) -> None:
+        # Here, because this takes longer to load than a line takes to write.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[known]}", markup=False),
+            console=Console(stderr=True, highlight=False),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("probing", total=duration_ns, known="")
+
+    def show(self, progressed: Progressed) -> None:
+        """Redraw."""
+        self._progress.update(
+            self._task,
+            completed=progressed.elapsed_ns,
+            known=describe(progressed),
+            refresh=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def view(duration_ns: int, *, is_quick: bool) -> View:
+    """Choose how to show a measurement that takes some time."""
+    if is_quick:
+        return SilentView()
+    return LiveView(duration_ns) if sys.stderr.isatty() else LineView()

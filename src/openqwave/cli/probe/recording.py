@@ -1,0 +1,164 @@
+"""The file of `--samples` and `--replay`: one JSON object a line, "kind" first.
+
+The first line is of kind "measurement": the version of the program that wrote it, the IP version
+towards the sink, and what was wanted of the measurement. Whom it went to is not in it, so that a
+file can be given away. The samples follow, in the order in which they were complete, as
+`estimate.samples` writes them. The last line is of kind "end" and holds what is no sample: what
+the route check found, the time and the bytes. Without it (the program was ended in the middle) a
+file replays all the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from openqwave.cli.probe.outcome import Outcome
+from openqwave.estimate.path import report
+from openqwave.estimate.samples import Sample, from_json, to_json
+from openqwave.probing.measurement import Wish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Changes when a reader of the old form would misread the new one.
+FORMAT = 1
+
+_FIRST, _LAST = "measurement", "end"
+
+
+class BadRecordingError(ValueError):
+    """A file is no recording; the message says where and why."""
+
+
+class Recorder:
+    """Writes a recording while a measurement goes on; a context manager.
+
+    Args:
+        path: The file, which is replaced.
+        wish: What is wanted of the measurement.
+        version: Of the program.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, wish: Wish, version: str) -> None:
+        self._file = path.open("w", encoding="ascii")
+        self._write(
+            {
+                "kind": _FIRST,
+                "format": FORMAT,
+                "openqwave": version,
+                "wish": dataclasses.asdict(wish),
+            }
+        )
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        self._file.write(json.dumps(fields, separators=(",", ":")) + "\n")
+
+    def add(self, sample: Sample) -> None:
+        """Write a sample."""
+        self._file.write(to_json(sample) + "\n")
+
+    def end(self, outcome: Outcome) -> None:
+        """Write the last line."""
+        self._write(
+            {
+                "kind": _LAST,
+                "supports_priority": outcome.report.supports_priority,
+                "elapsed_ns": outcome.elapsed_ns,
+                "sent_bytes": outcome.sent_bytes,
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a file holds.
+
+    Attributes:
+        wish: What was wanted of the measurement.
+        samples: In the order of the file.
+        supports_priority: What the route check found.
+        elapsed_ns: How long the measurement took; 0 if the file does not say.
+        sent_bytes: What it cost, likewise.
+    """
+
+    wish: Wish
+    samples: tuple[Sample, ...]
+    supports_priority: bool | None = None
+    elapsed_ns: int = 0
+    sent_bytes: int = 0
+
+    def outcome(self) -> Outcome:
+        """Compute the result anew from the samples."""
+        return Outcome(
+            report=report(self.samples, self.supports_priority),
+            elapsed_ns=self.elapsed_ns,
+            sent_bytes=self.sent_bytes,
+            destination=None,
+            checked_priority=self.wish.checks_priority,
+        )
+
+
+def read(path: Path) -> Recording:
+    """Read a file.
+
+    Raises:
+        OSError: It cannot be read.
+        BadRecordingError: It is no recording.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadRecordingError(f"{path} is no recording of samples: {error}") from error
+    if not lines:
+        raise BadRecordingError(f"{path} is empty")
+    samples: list[Sample] = []
+    last: dict[str, Any] = {}
+    number = 1
+    try:
+        wish = _read_first(lines[0])
+        for line in lines[1:]:
+            number += 1
+            if last:
+                raise ValueError("something follows the end")
+            fields = json.loads(line)
+            if isinstance(fields, dict) and fields.get("kind") == _LAST:
+                last = _checked_last(fields)
+            else:
+                samples.append(from_json(line))
+    except (ValueError, TypeError) as error:
+        raise BadRecordingError(f"{path}, line {number}: {error}") from error
+    return Recording(wish, tuple(samples), **last)
+
+
+def _read_first(line: str) -> Wish:
+    fields = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("kind") != _FIRST:
+        raise ValueError(f'a recording begins with an object of kind "{_FIRST}"')
+    if fields.get("format") != FORMAT:
+        raise ValueError(f"format {fields.get('format')!r}; this program reads {FORMAT}")
+    wish = fields.get("wish")
+    if not isinstance(wish, dict) or not all(type(each) in (int, bool) for each in wish.values()):
+        raise ValueError("the wish is an object of numbers")
+    return Wish(**wish)
+
+
+def _checked_last(fields: dict[str, Any]) -> dict[str, Any]:
+    supports = fields.get("supports_priority")
+    numbers = {name: fields.get(name) for name in ("elapsed_ns", "sent_bytes")}
+    if supports not in (True, False, None) or not all(
+        type(number) is int for number in numbers.values()
+    ):
+        raise ValueError("the end holds supports_priority, elapsed_ns and sent_bytes")
+    return {"supports_priority": supports} | numbers
