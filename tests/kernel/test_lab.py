@@ -26,6 +26,7 @@ from openqwave.lab.namespaces import Namespace
 from openqwave.lab.shape import Bottleneck, PriorityQueue
 from openqwave.lab.specs import (
     HEADER,
+    Bursts,
     FlowStep,
     Marking,
     TcpSink,
@@ -737,6 +738,27 @@ def test_a_random_stream_keeps_its_rate_too(pair: tuple[Host, Host]) -> None:
     assert gaps[len(gaps) * 94 // 100] > 2 * mean_ns
 
 
+@pytest.mark.parametrize("is_heavy_tailed", [False, True])
+def test_a_stream_of_bursts_goes_at_its_peak_and_pauses(
+    pair: tuple[Host, Host], is_heavy_tailed: bool
+) -> None:
+    left, right = pair
+    bursts = Bursts(40_000_000, on_ms=5, is_heavy_tailed=is_heavy_tailed)
+    with Agent(right, UdpSink(right.ipv4)) as sink, right.capture(Direction.INCOMING) as capture:
+        spec = UdpSource(right.ipv4, sink.port, 10_000_000, 2.0, bursts=bursts)
+        with Agent(left, spec) as source:
+            sent = source.wait(TIMEOUT_S)
+        times = [each.time_ns for each in capture.packets() if each.destination_port == sink.port]
+    run_ns = 2_000_000_000 - sent["slipped_ns"]
+    # Of a hundred bursts of random length: the mean is 10 % off by one standard deviation, and
+    # any length's where there is no such thing.
+    assert sent["ip_bytes"] == pytest.approx(10_000_000 * run_ns / 8e9, rel=0.4)
+    gaps = sorted(after - before for before, after in itertools.pairwise(times))
+    # 245.6 us within a burst, of which there are twenty packets; a pause takes 15 ms.
+    assert gaps[len(gaps) // 2] == pytest.approx(245_600, rel=0.2)
+    assert sum(gap_ns > 2_000_000 for gap_ns in gaps) > 20
+
+
 def test_a_stream_without_a_sink_goes_on(pair: tuple[Host, Host]) -> None:
     left, right = pair
     with Agent(left, UdpSource(right.ipv4, 9, 1_000_000, 0.2)) as source:
@@ -798,6 +820,7 @@ def test_an_agent_that_cannot_work_says_why(lab: Lab) -> None:
             phases=(0.5, 1.0),
             start_monotonic_ns=1,
         ),
+        UdpSource("10.0.0.1", 5, 1_000_000, 1.5, bursts=Bursts(2_000_000, 5, True)),
         UdpSink("::", samples=3),
         TcpSource("fd00::1", 5, 1.0, congestion="reno"),
         TcpSink("::"),
@@ -819,6 +842,10 @@ def test_specs_survive_json(spec: UdpSource | UdpSink | TcpSource | TcpSink) -> 
         ' "stream": 65536}',
         '{"kind": "udp_source", "destination": "::1", "port": 1, "rate_bps": 9, "duration_s": 1,'
         ' "flows": [{"at_s": 0, "traffic_type": 77}]}',
+        '{"kind": "udp_source", "destination": "::1", "port": 1, "rate_bps": 9, "duration_s": 1,'
+        ' "bursts": {"peak_bps": 9}}',
+        '{"kind": "udp_source", "destination": "::1", "port": 1, "rate_bps": 9, "duration_s": 1,'
+        ' "bursts": {"peak_bps": 10}, "is_random": true}',
     ],
 )
 def test_broken_specs_are_refused(text: str) -> None:

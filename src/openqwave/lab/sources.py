@@ -1,9 +1,9 @@
 """Senders: a paced UDP stream, and TCP as fast as it goes.
 
 The stream keeps to absolute times: packet n is due n intervals after the first (intervals of
-various lengths, if it is random), so a late timer costs one packet's punctuality and none of the
-rate. A process that was not run at all for longer than `MAX_LAG_NS` does not send what it owes in
-one burst; its schedule slips, and the report says by how much.
+various lengths, if it is random or comes in bursts), so a late timer costs one packet's
+punctuality and none of the rate. A process that was not run at all for longer than `MAX_LAG_NS`
+does not send what it owes in one burst; its schedule slips, and the report says by how much.
 
 Pauses end by the kernel's timer. Its slack, 50 us for ordinary threads, is set to 1 ns.
 """
@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from openqwave.lab.crosstraffic import arrivals
+from openqwave.lab.links import Cross, CrossKind
 from openqwave.lab.reporting import Reporter, Stop
 from openqwave.lab.specs import HEADER, MAGIC, OVERHEAD_BYTES, TcpSource, UdpSource
 from openqwave.lab.steps import Steps, set_traffic_class
@@ -97,16 +99,28 @@ def _send_packets(
 
 
 def _offsets_ns(spec: UdpSource, packet_bits: int) -> Iterator[int]:
-    """Yield without end when each packet is due, after the first."""
-    if not spec.is_random:
+    """Yield without end when each packet is due, from the start.
+
+    What is random comes at the same times for one stream, so that runs can be compared.
+    """
+    if spec.bursts:
+        traffic = Cross(
+            CrossKind.PARETO_ONOFF if spec.bursts.is_heavy_tailed else CrossKind.ONOFF,
+            spec.rate_bps,
+            packet_bytes=packet_bits // 8,
+            peak_bps=spec.bursts.peak_bps,
+            on_ns=round(spec.bursts.on_ms * 1e6),
+        )
+        yield from map(int, arrivals(traffic, f"stream {spec.stream}"))
+    elif spec.is_random:
+        intervals = random.Random(spec.stream)  # noqa: S311 - nobody gains by guessing them
+        offset_ns = 0.0
+        while True:
+            yield int(offset_ns)
+            offset_ns += intervals.expovariate(spec.rate_bps / (packet_bits * 1e9))
+    else:
         for turn in itertools.count():
             yield turn * packet_bits * 1_000_000_000 // spec.rate_bps
-    # The same intervals each time for one stream, so that runs can be compared.
-    intervals = random.Random(spec.stream)  # noqa: S311 - nobody gains by guessing them
-    offset_ns = 0.0
-    while True:
-        yield int(offset_ns)
-        offset_ns += intervals.expovariate(spec.rate_bps / (packet_bits * 1e9))
 
 
 def _pause_until(due_ns: int, spin_ns: int, stop: Stop) -> None:

@@ -65,8 +65,24 @@ class FlowStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Bursts:
+    """A stream that goes and pauses, as `crosstraffic` says of on-off traffic.
+
+    Attributes:
+        peak_bps: Rate within a burst, above the stream's average.
+        on_ms: Mean length of a burst; the pauses follow from the two rates.
+        is_heavy_tailed: Whether the lengths are Pareto's, with a few very long ones, in place of
+            exponential.
+    """
+
+    peak_bps: int
+    on_ms: float = 50.0
+    is_heavy_tailed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UdpSource:
-    """A stream of equal packets, equally spaced or at random.
+    """A stream of equal packets: equally spaced, at random, or in bursts.
 
     Attributes:
         destination: Address of the sink, IPv4 or IPv6.
@@ -85,6 +101,8 @@ class UdpSource:
         is_random: The intervals are exponentially distributed about the rate's, so that packets
             arrive as a Poisson process. Two evenly spaced streams can fall in step, and then a
             full queue has room for the one each time and never for the other.
+        bursts: The packets come in bursts at a higher rate, with pauses between; None for no
+            pauses. Excludes `is_random`.
         spin_us: The last so many microseconds before each packet are spent awake: exact to a few
             microseconds, at the price of a processor. Without, a timer that is late delays the
             packet and not those after it.
@@ -101,6 +119,7 @@ class UdpSource:
     phases: tuple[float, ...] = ()
     start_monotonic_ns: int = 0
     is_random: bool = False
+    bursts: Bursts | None = None
     spin_us: int = 0
 
     def __post_init__(self) -> None:
@@ -110,6 +129,10 @@ class UdpSource:
             raise ValueError("a stream needs a rate")
         if not 0 <= self.stream <= 0xFFFF:
             raise ValueError(f"a stream's number has 16 bits, not {self.stream}")
+        if self.bursts and self.is_random:
+            raise ValueError("a stream comes at random or in bursts, not both")
+        if self.bursts and (self.bursts.peak_bps <= self.rate_bps or self.bursts.on_ms <= 0):
+            raise ValueError("bursts have a length, and a rate above the stream's average")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +217,8 @@ def from_json(text: str) -> Spec:
             fields["markings"] = tuple(Marking(**marking) for marking in fields["markings"])
         if "flows" in fields:
             fields["flows"] = tuple(_flow_step(**step) for step in fields["flows"])
+        if fields.get("bursts") is not None:
+            fields["bursts"] = Bursts(**fields["bursts"])
         if "phases" in fields:
             fields["phases"] = tuple(fields["phases"])
         return _KINDS[kind](**fields)
