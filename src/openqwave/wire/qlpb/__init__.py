@@ -20,8 +20,13 @@ protocols speak for the most significant.
 **Times** on the wire are unsigned 64-bit numbers of 100 ns. Stamps stay in these ticks here,
 since they must come back unchanged; the deltas of a summary are nanoseconds, multiples of 100.
 
-Whoever sends nonsense gets `MalformedMessage`, and nothing else: no other exception leaves the
-decoders, whatever the bytes.
+Nonsense is `MalformedMessage`: no other exception leaves the decoders, whatever the bytes.
+
+==============  ==================================================================
+`messages`      the messages as values, and the protocol's numbers
+`datagrams`     probes to bytes and back
+`stream`        handshakes and summaries to bytes and back, cut anywhere
+==============  ==================================================================
 """
 
 from __future__ import annotations
@@ -35,7 +40,6 @@ from openqwave.wire.qlpb.messages import (
     PACKET_PAIR_MAX_IP_BYTES,
     PORT,
     PROBE_MIN_BYTES,
-    PROBEGAP_MAX_IP_BYTES,
     PROBEGAP_MIN_BYTES,
     ROUTE_CHECK_MAX_IP_BYTES,
     SUMMARY_MIN_BYTES,
@@ -64,7 +68,6 @@ __all__ = [
     "MAX_SPEED_BPS",
     "PACKET_PAIR_MAX_IP_BYTES",
     "PORT",
-    "PROBEGAP_MAX_IP_BYTES",
     "PROBEGAP_MIN_BYTES",
     "PROBE_MIN_BYTES",
     "ROUTE_CHECK_MAX_IP_BYTES",

@@ -14,10 +14,9 @@ from openqwave.model.value import value
 # MS-QLPB 1.9 and 2.1; registered as "qwave", TCP and UDP.
 PORT = 2177
 
-# The frame with an 802.1Q tag of 4 bytes added must fit in Ethernet's 1514 (2.2.2.3, 2.2.2.6);
+# The frame with an 802.1Q tag of 4 bytes added must fit in Ethernet's 1514 (2.2.2.3);
 # the oversized probe of a route check is there to find out what happens when it does not.
 PACKET_PAIR_MAX_IP_BYTES = 1496
-PROBEGAP_MAX_IP_BYTES = 1496
 ROUTE_CHECK_MAX_IP_BYTES = 1500
 
 HEADER_BYTES = 4
