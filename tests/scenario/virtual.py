@@ -77,7 +77,7 @@ class VirtualWorld:
         spec: DuplexSpec | PathSpec,
         *,
         seed: int = 1,
-        hosts: Hosts = Hosts(),  # noqa: B008 - frozen
+        hosts: Hosts = Hosts(),
         sink: Sink | None = None,
     ) -> None:
         duplex = spec if isinstance(spec, DuplexSpec) else DuplexSpec(spec)

@@ -43,6 +43,9 @@ STEP_WINDOW = 8
 LEAST_STEP_NS = 1_000_000
 # The step has to stand out of the samples' own spread, and out of the change of the round trip.
 STEP_PROMINENCE = 4
+# The base is the delay that this part of the samples stays below: a single stamp that is wrong
+# would otherwise make all the others wait.
+FASTEST_PART = 0.01
 # Fewer samples have no line of their own.
 LEAST_SEGMENT = 4
 
@@ -125,8 +128,8 @@ def _align_segment(segment: Sequence[Gap]) -> tuple[list[Queueing], float]:
 
 def _above_base(times: Sequence[float], delays: Sequence[float], slope: float) -> list[float]:
     level = [delay - slope * time for time, delay in zip(times, delays, strict=True)]
-    base = min(level)
-    return [value - base for value in level]
+    base = sorted(level)[int(FASTEST_PART * len(level))]
+    return [max(0.0, value - base) for value in level]
 
 
 def _mean_distance(times: Sequence[float], delays: Sequence[float], slope: float) -> float:

@@ -24,10 +24,13 @@ pieces are faster, the single spacings tell why: none closer than the pieces' mo
 were mixed before the narrow link; some much closer, and a queue behind it pushed them together,
 which longer pieces outlast, and then the bounds hold both views.
 
-**Clumps.** A receiver whose interrupts are coalesced, or whose interface collects packets, stamps
-several with one time. Then only the first packet of a clump carries information: a train's rate is
-taken from the first packet of the first clump to the first packet of the last. Where packets are
-not collected each is a clump of its own, and nothing changes.
+**Clumps.** A receiver whose interrupts are coalesced stamps several packets with one time: that of
+the first, and a timer. Then only the first packet of a clump carries information, and a train's
+rate is taken from the first packet of the first clump to the first packet of the last. A link that
+sends packets in aggregates makes clumps as well, but of the time it took to send them: there the
+rate is that of the packets behind the first clump. The two are told apart by the time between
+clumps, which a timer makes even and sending makes as uneven as the clumps are. Where packets come
+one by one, both ways of counting are the same.
 
 **Token buckets.** A shaper that has been idle lets a burst pass at a higher rate than it sustains.
 The arrivals of a train that is longer than the burst have a knee: a fast head and a slow tail. The
@@ -36,7 +39,9 @@ cannot be seen.
 
 **Contention.** Where stations take turns (802.11), every access costs time, and packets that wait
 are sent together: the rate of a train grows with its length, and no length gives the rate of a
-queue. This is recognised by pairs and short trains that are far slower than long ones.
+queue. This is recognised by pairs and short trains that are far slower than long ones, by a time
+that an access costs and noise does not. Clumps that come unevenly without that are a jitter that
+is longer than the train, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -46,9 +51,9 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import sub
-from statistics import fmean, median
+from statistics import fmean, median, pstdev
 
 from openqwave.estimate.samples import Train
 from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive
@@ -58,16 +63,29 @@ from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive
 CLUMP_PART = 0.25
 # When this share of the spacings is inside clumps, stamps are coalesced: at 0.3, three in ten.
 COALESCED_SHARE = 0.3
+# Times between clumps of a timer vary by less than this part of their mean: the timer, and up to
+# one packet's time until it is started again.
+EVEN_CLUMPS = 0.45
 # A knee needs a head and a tail that each have a slope.
 LEAST_HEAD, LEAST_TAIL = 4, 6
+# Shorter trains that are faster than the longest by this ratio had credit. Noise of their stamps
+# makes some of them faster, but not by half.
+CREDIT_RATIO = 1.6
+# Most spacings of a tail lie within this part of their mean.
+EVEN_TAIL = 0.5
+# One knee may be an accident.
+LEAST_KNEES = 2
 # A head faster than its tail by less than this may be noise of short heads.
 KNEE_RATIO = 1.4
 # Long trains faster than short ones by this ratio: the link is shared by turns. Two packets of
 # 1,500 bytes on an idle 802.11 link get less than half of what long trains get; noise of stamps
 # averages to a few percent over the short trains of a measurement.
 GROWTH_RATIO = 1.35
-# "Short" and "long" of the comparison, in packets.
-SHORT_PACKETS, LONG_PACKETS = 4, 12
+# And by at least this time for each packet of a pair: the shortest access of 802.11 (a short frame
+# space, a mean backoff of 7.5 slots of 9 us, a preamble of 20 us, an acknowledgement) takes longer.
+LEAST_ACCESS_NS = 60_000
+# "Short" and "long" of the comparison, in packets, and how many short ones it needs.
+SHORT_PACKETS, LONG_PACKETS, LEAST_SHORT = 4, 12, 2
 # Pieces of trains last at least this long: ten times the noise of stamps on an ordinary host.
 PIECE_NS = 150_000
 # And hold at least so many spacings, so that one packet behind the narrow link does not make a
@@ -106,19 +124,19 @@ class LinkKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One train's arrivals, clumps taken out.
+    """One train's arrivals, as clumps.
 
     Attributes:
-        packet_count: Packets that left in the span.
-        span_ns: From the first packet of the first clump to the first packet of the last.
-        rate_bps: Their rate, bits a second of IP packets.
+        rate_bps: Rate of the packets behind the first clump, bits a second of IP packets.
+        timed_bps: Rate from the first packet of the first clump to the first of the last.
         clumped_share: Share of the spacings that lie inside clumps.
+        intervals_ns: Times between the starts of clumps.
     """
 
-    packet_count: int
-    span_ns: int
     rate_bps: float
+    timed_bps: float
     clumped_share: float
+    intervals_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,32 +147,30 @@ class Capacity:
         estimate: Its rate, bits a second of IP packets; of a token bucket, the sustained one.
         kind: What kind of link it is.
         boost_bps: The rate of the head of a train on a token bucket; 0 on other links.
-        scatter: Half the width of the interval that holds half of the trains' rates, as a part of
-            the value.
+        clump_ns: How long the receiver's timer holds packets back; 0 where it does not.
     """
 
     estimate: Estimated
     kind: LinkKind
     boost_bps: int = 0
-    scatter: float = 0.0
+    clump_ns: int = 0
 
 
 def spread_of(train: Train) -> Spread | None:
     """Return the spread of a train; None if all of it arrived in one clump."""
     deltas = train.deltas_ns
-    limit_ns = CLUMP_PART * sum(deltas) / len(deltas) if deltas else 0.0
+    total_ns = sum(deltas)
+    limit_ns = CLUMP_PART * total_ns / len(deltas) if deltas else 0.0
     starts = [0, *(index + 1 for index, delta in enumerate(deltas) if delta > limit_ns)]
     if len(starts) < 2:
         return None
-    last = starts[-1]
-    span_ns = sum(deltas[:last])
-    if span_ns <= 0:
-        return None
+    bits = train.packet_bytes * 8e9
+    intervals = tuple(sum(deltas[one:other]) for one, other in pairwise(starts))
     return Spread(
-        packet_count=last,
-        span_ns=span_ns,
-        rate_bps=last * train.packet_bytes * 8e9 / span_ns,
+        rate_bps=(len(deltas) + 1 - starts[1]) * bits / total_ns,
+        timed_bps=starts[-1] * bits / sum(intervals),
         clumped_share=1 - (len(starts) - 1) / len(deltas),
+        intervals_ns=intervals,
     )
 
 
@@ -182,7 +198,7 @@ def knee_of(train: Train) -> Knee | None:
         # The two lines from the ends to the split: how far is the curve off?
         head = arrivals[split] / split
         tail = (arrivals[-1] - arrivals[split]) / (len(deltas) - split)
-        if tail < KNEE_RATIO * head:
+        if tail <= KNEE_RATIO * head:
             continue
         off = sum(abs(arrivals[i] - head * i) for i in range(split)) + sum(
             abs(arrivals[i] - arrivals[split] - tail * (i - split))
@@ -198,11 +214,17 @@ def knee_of(train: Train) -> Knee | None:
     # Noise makes knees too, but they explain little of the curve.
     if best[0] > off_one / 3:
         return None
+    # A bucket's tail is even, a clump after another is not.
+    tail_ns = (arrivals[-1] - arrivals[split]) / (len(deltas) - split)
+    even = sum(abs(delta / tail_ns - 1) < EVEN_TAIL for delta in deltas[split:])
+    if 2 * even < len(deltas) - split:
+        return None
     bits = train.packet_bytes * 8e9
-    tail_ns = arrivals[-1] - arrivals[split]
+    # The packet at the knee itself waited for a part of its tokens only.
+    after = split + 1
     return Knee(
         head_bps=bits * split / max(1, arrivals[split]),
-        tail_bps=bits * (len(deltas) - split) / tail_ns,
+        tail_bps=bits * (len(deltas) - after) / max(1, arrivals[-1] - arrivals[after]),
         head_packets=split,
     )
 
@@ -246,24 +268,38 @@ def capacity(trains: Sequence[Train]) -> Capacity:
     long = [spread for spread, length in spreads if length >= max(2, longest * 2 // 3)]
     if len(long) < LEAST_TRAINS:
         long = [spread for spread, length in sorted(spreads, key=lambda s: -s[1])[:LEAST_TRAINS]]
-    clumped = median(spread.clumped_share for spread in long)
-    is_clumped = clumped > COALESCED_SHARE
     whole_bps, half_width = densest_half([spread.rate_bps for spread in long])
-    scatter = half_width / whole_bps
-    if _grows(spreads, whole_bps, longest):
-        found: Estimated = Inconclusive(
-            Doubt.CONTENTION, "long trains are much faster than short ones"
+    packet_ns = back_to_back[0].packet_bytes * 8e9 / whole_bps
+    if _grows(spreads, whole_bps, packet_ns, longest):
+        return Capacity(
+            Inconclusive(Doubt.CONTENTION, "long trains are much faster than short ones"),
+            LinkKind.CONTENTION,
         )
-        return Capacity(found, LinkKind.CONTENTION, scatter=scatter)
-    if is_clumped:
+    if median(spread.clumped_share for spread in long) > COALESCED_SHARE:
+        return _coalesced(long)
+    credit_bps = _credit_bps(spreads, whole_bps, longest)
+    if credit_bps:
         found = _bounded(whole_bps, half_width, len(long), "trains")
-        return Capacity(found, LinkKind.COALESCED, scatter=scatter)
+        return Capacity(found, LinkKind.BUCKET, boost_bps=round(credit_bps))
     pieces = [train for train in back_to_back if len(train.sent_ns) >= max(4, longest * 2 // 3)]
-    if not pieces:
-        found = _bounded(whole_bps, half_width, len(long), "trains")
-    else:
+    if pieces:
         found = _both_views(pieces, whole_bps, half_width)
-    return Capacity(found, LinkKind.QUEUE, scatter=scatter)
+    else:
+        found = _bounded(whole_bps, half_width, len(long), "trains")
+    return Capacity(found, LinkKind.QUEUE)
+
+
+def _coalesced(spreads: Sequence[Spread]) -> Capacity:
+    """The capacity of a path whose receiver stamps in clumps, if a timer makes them."""
+    intervals = [interval for spread in spreads for interval in spread.intervals_ns]
+    mean = fmean(intervals) if intervals else 0.0
+    if len(intervals) < 2 * LEAST_TRAINS or pstdev(intervals) > EVEN_CLUMPS * mean:
+        return Capacity(
+            Inconclusive(Doubt.UNSTEADY, "packets arrive in uneven clumps"), LinkKind.QUEUE
+        )
+    value, half_width = densest_half([spread.timed_bps for spread in spreads])
+    found = _bounded(value, half_width, len(spreads), "trains, by clumps")
+    return Capacity(found, LinkKind.COALESCED, clump_ns=round(mean))
 
 
 def _both_views(trains: Sequence[Train], whole_bps: float, half_width: float) -> Estimated:
@@ -345,27 +381,42 @@ def _bounded(value: float, half_width: float, count: int, method: str) -> Estima
     return Estimate(round(value), round(value - margin), round(value + margin), CONFIDENCE, method)
 
 
-def _grows(spreads: Sequence[tuple[Spread, int]], long_bps: float, longest: int) -> bool:
-    """Are short trains far slower than long ones?"""
+def _grows(
+    spreads: Sequence[tuple[Spread, int]], long_bps: float, packet_ns: float, longest: int
+) -> bool:
+    """Are short trains far slower than long ones, by what an access costs?"""
     short = [spread.rate_bps for spread, length in spreads if length <= SHORT_PACKETS]
-    if longest < LONG_PACKETS or len(short) < LEAST_TRAINS:
+    if longest < LONG_PACKETS or len(short) < LEAST_SHORT:
         return False
-    return long_bps > GROWTH_RATIO * median(short)
+    short_ns = packet_ns * long_bps / median(short)
+    return short_ns > GROWTH_RATIO * packet_ns and short_ns - packet_ns > LEAST_ACCESS_NS
+
+
+def _credit_bps(spreads: Sequence[tuple[Spread, int]], long_bps: float, longest: int) -> float:
+    """The rate of trains that were shorter than the longest and far faster; 0 if there are none.
+
+    They passed on a token bucket's credit, which those before the longest ones had used up.
+    """
+    shorter = [
+        spread.rate_bps
+        for spread, length in spreads
+        if length > SHORT_PACKETS and length * 3 < longest * 2
+    ]
+    return median(shorter) if shorter and median(shorter) > CREDIT_RATIO * long_bps else 0.0
 
 
 def _bucket(trains: Sequence[Train]) -> Capacity | None:
-    """The capacity of a token bucket, if most of the longest trains have a knee."""
-    if not trains:
+    """The capacity of a token bucket, if trains long enough to empty it have a knee."""
+    knees = [(len(train.sent_ns), knee) for train in trains if (knee := knee_of(train))]
+    if len(knees) < LEAST_KNEES:
         return None
-    longest = max(len(train.sent_ns) for train in trains)
-    long = [train for train in trains if len(train.sent_ns) >= longest * 2 // 3]
-    knees = [knee for train in long if (knee := knee_of(train)) is not None]
-    if len(knees) < 2 or 2 * len(knees) < len(long):
+    shortest = min(length for length, _ in knees)
+    long = sum(len(train.sent_ns) >= shortest for train in trains)
+    if 2 * len(knees) < long:
         return None
-    tail, half_width = densest_half([knee.tail_bps for knee in knees])
+    tail, half_width = densest_half([knee.tail_bps for _, knee in knees])
     return Capacity(
         _bounded(tail, half_width, len(knees), "tails of long trains"),
         LinkKind.BUCKET,
-        boost_bps=round(median(knee.head_bps for knee in knees)),
-        scatter=half_width / tail,
+        boost_bps=round(median(knee.head_bps for _, knee in knees)),
     )

@@ -1,7 +1,8 @@
 """A path's report from all of its samples: which method holds here, what their difference says.
 
-**Capacity** comes from trains sent back to back (`dispersion`), corrected for the other traffic
-that came between their packets because they were not sent infinitely fast: ``C = R (1 + X/R_in)``.
+**Capacity** comes from trains sent back to back (`dispersion`). Other traffic that came between
+their packets, because they were not sent infinitely fast, makes it seem smaller by up to X/R_in,
+of which pieces of trains are nearly free: it widens the upper bound.
 
 **Available bandwidth** comes twice: from the idle share of small probes (`idle`) and from trains
 paced at the capacity (`strain`). They fail in different places. Idle time sees every moment of the
@@ -14,15 +15,17 @@ find less room than there is idle time, nothing in these models explains it, and
 both or, far apart, nothing is claimed.
 
 **Links without a rate.** On a token bucket idle time is credit, and the load is hidden as long as
-there is credit: nothing is claimed for the available bandwidth. Where stations take turns, what a new flow would get is what long trains did get, with the widest bounds.
+there is credit: nothing is claimed for the available bandwidth. Where stations take turns, what a
+new flow would get is what long trains did get, with the widest bounds.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
 
 from openqwave.estimate.clocks import align
 from openqwave.estimate.dispersion import (
@@ -46,20 +49,21 @@ from openqwave.model.estimates import (
     PathReport,
 )
 
-# A train keeps the narrow link busy for its own time, and what queued behind it for up to three
-# times as long at three quarters load: small probes of that time measure the train.
-SHADOW_FACTOR = 4
+# A probe that comes alone comes this much later than a receiver's timer runs, at least.
+CLUMP_REACH = 1.2
 # What is claimed of each method at best, as a part of the capacity and one standard error: the
 # models are that good where their assumptions hold, not better.
 IDLE_FLOOR, STRAIN_FLOOR = 0.01, 0.015
 # Two methods agree when they differ by no more than so many of their common errors, and this
 # part of the capacity.
-AGREEING_ERRORS, AGREEING_PART = 2.5, 0.03
+AGREEING_ERRORS, AGREEING_PART = 3.0, 0.05
 # Trains that find so much less room than there is idle time, as a part of the capacity, leave
 # nothing to believe in.
 CONTRADICTION = 0.3
-# A correction of the capacity by more than this was not measured but made up.
-LARGEST_CORRECTION = 0.2
+# Paced trains that may be lost beyond what single losses explain.
+MOST_LOST_PART = 0.1
+# Trains that are jostled by a queue elsewhere find somewhat less room than there is.
+ELSEWHERE_MARGIN = 0.15
 # Long trains of a link shared by turns scatter, and the number of stations changes: the bounds
 # are this part of the value and not less.
 TURNS_MARGIN = 0.35
@@ -108,87 +112,111 @@ def report(samples: Iterable[Sample], supports_priority: bool | None = None) -> 
 
 
 def _both(
-    raw: Capacity, trains: Sequence[Train], gaps: Sequence[Gap]
+    found: Capacity, trains: Sequence[Train], gaps: Sequence[Gap]
 ) -> tuple[Capacity, Estimated]:
-    """The capacity, corrected by the load, and the available bandwidth."""
-    if raw.kind is LinkKind.CONTENTION:
-        return raw, _share_by_turns(trains)
-    if isinstance(raw.estimate, Inconclusive):
-        return raw, Inconclusive(raw.estimate.doubt, "the capacity is not known")
-    first = _available(raw.estimate.value, raw, trains, gaps)
-    corrected = _corrected(raw, first, trains)
-    if corrected is raw or isinstance(corrected.estimate, Inconclusive):
-        return raw, first
-    return corrected, _available(corrected.estimate.value, corrected, trains, gaps)
-
-
-def _corrected(raw: Capacity, available: Estimated, trains: Sequence[Train]) -> Capacity:
-    """Add what came between the packets of trains that were not sent infinitely fast."""
-    estimate = raw.estimate
-    if isinstance(estimate, Inconclusive) or isinstance(available, Inconclusive):
-        return raw
-    rates = sorted(offered_bps(train) for train in trains if train.gap_ns == 0)
-    cross = max(0.0, estimate.value - available.value)
-    part = cross / rates[len(rates) // 2]
-    if not 0.005 < part < LARGEST_CORRECTION:
-        return raw
-    # Pieces of trains are partly free of it already, so the lower bound stays where it was.
-    value = estimate.value * (1 + part)
-    return Capacity(
-        Estimate(
-            round(value),
-            estimate.low,
-            round(estimate.high * (1 + part)),
-            estimate.confidence,
-            estimate.method,
-        ),
-        raw.kind,
-        raw.boost_bps,
-        raw.scatter,
-    )
+    """The capacity, its bounds widened by the load, and the available bandwidth."""
+    if found.kind is LinkKind.CONTENTION:
+        return found, _share_by_turns(trains)
+    estimate = found.estimate
+    if isinstance(estimate, Inconclusive):
+        return found, Inconclusive(estimate.doubt, "the capacity is not known")
+    if found.kind is LinkKind.BUCKET:
+        return found, Inconclusive(Doubt.BURST_CREDIT)
+    available = _available(estimate, found.clump_ns, trains, gaps)
+    if isinstance(available, Inconclusive):
+        return found, available
+    sent_bps = median(offered_bps(train) for train in trains if train.gap_ns == 0)
+    mixed = (estimate.value - available.value) / sent_bps
+    high = estimate.high + max(0, round(estimate.value * mixed))
+    return replace(found, estimate=replace(estimate, high=high)), available
 
 
 def _available(
-    capacity_bps: int, found: Capacity, trains: Sequence[Train], gaps: Sequence[Gap]
+    capacity_bps: Estimate, clump_ns: int, trains: Sequence[Train], gaps: Sequence[Gap]
 ) -> Estimated:
-    if found.kind is LinkKind.BUCKET:
-        return Inconclusive(Doubt.BURST_CREDIT)
-    lone = _outside(gaps, trains, capacity_bps)
-    # Aligned without what met the trains, so that their queues do not bend the base line.
-    share = idle_share(lone, align(lone), capacity_bps)
-    strained = load(trains, capacity_bps)
+    limit = capacity_bps.value
+    share = _idle_all_along(gaps, trains, limit, round(CLUMP_REACH * clump_ns))
+    strained = load(trains, limit)
     if isinstance(share, Inconclusive):
         if isinstance(strained, Inconclusive):
             return Inconclusive(share.doubt, f"{share.detail}; {strained.detail}")
-        return _bounded(_of_strain(strained, capacity_bps), capacity_bps, "paced trains")
-    idle = _of_idle(share, capacity_bps)
-    if isinstance(strained, Inconclusive):
+        return _bounded(_of_strain(strained, limit), capacity_bps, "paced trains")
+    idle = _of_idle(share, limit)
+    if isinstance(strained, Inconclusive) or _lost_the_loaded(trains, gaps):
         return _bounded(idle, capacity_bps, "idle share")
-    return _agreed(idle, _of_strain(strained, capacity_bps), capacity_bps)
+    return _agreed(idle, _of_strain(strained, limit), capacity_bps)
 
 
-def _agreed(idle: _Answer, strain: _Answer, capacity_bps: int) -> Estimated:
+def _idle_all_along(
+    gaps: Sequence[Gap], trains: Sequence[Train], capacity_bps: int, clump_ns: int
+) -> IdleShare | Inconclusive:
+    """The idle share of the whole time in which trains were sent.
+
+    The small probes' rate changes once, with the first paced train, when the capacity is known: so
+    it is two shares, weighed by their time.
+    """
+    sent = [train.sent_ns[0] for train in trains]
+    paced = [train.sent_ns[0] for train in trains if train.gap_ns]
+    cuts = [sent[0] if sent else 0, paced[0] if paced else math.inf, math.inf]
+    shares: list[tuple[IdleShare, int]] = []
+    refusal = Inconclusive(Doubt.TOO_FEW, "no small probes")
+    for since_ns, until_ns in pairwise(cuts):
+        part = [gap for gap in gaps if since_ns <= gap.sent_ns < until_ns]
+        share = idle_share(part, trains, capacity_bps, clump_ns)
+        if isinstance(share, Inconclusive):
+            refusal = share
+        else:
+            shares.append((share, part[-1].sent_ns - part[0].sent_ns))
+    # The second part is the longer one: without it, the first says little.
+    if not shares or (refusal.doubt is not Doubt.TOO_FEW and len(shares) == 1):
+        return refusal
+    whole_ns = sum(time_ns for _, time_ns in shares)
+    return IdleShare(
+        share=sum(share.share * time_ns for share, time_ns in shares) / whole_ns,
+        error=math.hypot(*(share.error * time_ns / whole_ns for share, time_ns in shares)),
+        residual=max(share.residual for share, _ in shares),
+        probe_count=sum(share.probe_count for share, _ in shares),
+        noise_ns=max(share.noise_ns for share, _ in shares),
+    )
+
+
+def _lost_the_loaded(trains: Sequence[Train], gaps: Sequence[Gap]) -> bool:
+    """Are more paced trains lost than single losses explain?
+
+    Then they were lost to a full queue, and those that arrived are those that met little traffic.
+    """
+    paced = [train for train in trains if train.gap_ns]
+    lost = sum(train.is_lost for train in paced)
+    single = sum(gap.is_lost for gap in gaps) / max(1, len(gaps))
+    explained = sum(1 - (1 - single) ** len(train.sent_ns) for train in paced)
+    return lost > 1.5 * explained + MOST_LOST_PART * len(paced)
+
+
+def _agreed(idle: _Answer, strain: _Answer, capacity_bps: Estimate) -> Estimated:
     """One answer from two methods, or bounds that hold both."""
+    whole = capacity_bps.value
     difference = strain.value - idle.value
-    limit = AGREEING_ERRORS * math.hypot(idle.error, strain.error) + AGREEING_PART * capacity_bps
-    if abs(difference) <= limit:
+    if abs(difference) <= AGREEING_ERRORS * math.hypot(idle.error, strain.error) + (
+        AGREEING_PART * whole
+    ):
         weight = strain.error**2 / (idle.error**2 + strain.error**2)
         both = _Answer(
             weight * idle.value + (1 - weight) * strain.value,
             math.hypot(weight * idle.error, (1 - weight) * strain.error),
         )
         return _bounded(both, capacity_bps, "idle share and paced trains")
-    if difference < -CONTRADICTION * capacity_bps:
+    if difference < -CONTRADICTION * whole:
         return Inconclusive(
             Doubt.UNSTEADY,
             f"idle time says {idle.value / 1e6:.1f} Mbit/s, trains {strain.value / 1e6:.1f}",
         )
     apart = [_bounded(answer, capacity_bps, "") for answer in (idle, strain)]
     value = strain.value if difference > 0 else (idle.value + strain.value) / 2
+    high = max(*(one.high for one in apart), round(value + ELSEWHERE_MARGIN * whole))
     return Estimate(
         round(value),
         min(one.low for one in apart),
-        max(one.high for one in apart),
+        min(high, capacity_bps.high),
         CONFIDENCE,
         "paced trains, against the idle share",
     )
@@ -204,12 +232,14 @@ def _of_strain(strained: Load, capacity_bps: int) -> _Answer:
     )
 
 
-def _bounded(answer: _Answer, capacity_bps: int, method: str) -> Estimate:
-    margin = COVERAGE_FACTOR * answer.error
+def _bounded(answer: _Answer, capacity_bps: Estimate, method: str) -> Estimate:
+    # What is free is a part of the capacity, whose own bounds it inherits.
+    inherited = answer.value / capacity_bps.value * (capacity_bps.high - capacity_bps.low) / 2
+    margin = math.hypot(COVERAGE_FACTOR * answer.error, inherited)
     return Estimate(
         round(answer.value),
         max(0, round(answer.value - margin)),
-        min(capacity_bps, round(answer.value + margin)),
+        min(capacity_bps.high, round(answer.value + margin)),
         CONFIDENCE,
         method,
     )
@@ -235,24 +265,6 @@ def _share_by_turns(trains: Sequence[Train]) -> Estimated:
         CONFIDENCE,
         "share of long trains",
     )
-
-
-def _outside(gaps: Sequence[Gap], trains: Sequence[Train], capacity_bps: int) -> list[Gap]:
-    """The probes that met no train of the same measurement."""
-    starts: list[int] = []
-    ends: list[int] = []
-    for train in trains:
-        work_ns = len(train.sent_ns) * train.packet_bytes * 8e9 / capacity_bps
-        span_ns = max(work_ns, train.sent_ns[-1] - train.sent_ns[0])
-        starts.append(train.sent_ns[0])
-        end_ns = train.sent_ns[0] + round(SHADOW_FACTOR * span_ns)
-        ends.append(max(end_ns, ends[-1]) if ends else end_ns)
-    kept = []
-    for gap in gaps:
-        before = bisect_right(starts, gap.sent_ns)
-        if before == 0 or gap.sent_ns > ends[before - 1]:
-            kept.append(gap)
-    return kept
 
 
 def _loss(gaps: Sequence[Gap]) -> Estimated:

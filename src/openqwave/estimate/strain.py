@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from openqwave.estimate.dispersion import spread_of
+from openqwave.estimate.dispersion import COALESCED_SHARE, Spread, spread_of
 from openqwave.estimate.samples import Train
 from openqwave.model.estimates import Doubt, Inconclusive
 
@@ -73,7 +73,12 @@ def cross_bps(train: Train, capacity_bps: int) -> float | None:
     wanted = train.packet_bytes * 8e9 / train.gap_ns if train.gap_ns else offered
     if offered < LEAST_PUNCTUALITY * wanted:
         return None
-    return offered * (capacity_bps / spread.rate_bps - 1)
+    return offered * (capacity_bps / _left_at_bps(spread) - 1)
+
+
+def _left_at_bps(spread: Spread) -> float:
+    """The rate at which a train left the narrow link, clumps of a receiver's timer taken out."""
+    return spread.timed_bps if spread.clumped_share > COALESCED_SHARE else spread.rate_bps
 
 
 def load(trains: Sequence[Train], capacity_bps: int) -> Load | Inconclusive:

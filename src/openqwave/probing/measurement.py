@@ -21,7 +21,7 @@ survives, gives a report of what was found until then.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ from openqwave.probing.packet_pair import (
 from openqwave.probing.payloads import headers_bytes, probegap_packet_bytes
 from openqwave.probing.probegap import GapLost, GapReturned, ProbegapInitiator, Spacing
 from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator
+from openqwave.probing.schedule import Series
 from openqwave.probing.session import Event
 from openqwave.wire.qlpb import FlagOrder
 
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from openqwave.estimate.samples import Sample
-    from openqwave.probing.schedule import Series
 
 # Keys of the sessions inside.
 PAIR, GAP, ROUTE = 1, 2, 3
@@ -62,6 +62,9 @@ SPACING_NS = 5_000_000
 DRAIN_FACTOR = 2
 # A step whose trains are all lost is tried again with half the length; so often at most.
 MOST_RETRIES = 4
+# Where a link seems fast, so many trains of the full length are sent before they are looked at;
+# and if their rate is lower than was believed by this factor, no more.
+CAREFUL_TRAINS, TOO_SLOW = 2, 1.6
 # The last train leaves so much before the end, and a longest round trip.
 SETTLE_NS = 40_000_000
 # The last small probes may take so much longer than any before.
@@ -181,8 +184,11 @@ class Measurement(Bundle):
         self._step = 0
         self._step_trains: list[Train] = []
         self._step_packets = 0
+        self._steady = Series(0, 0)
         self._retries = 0
         self._longest = schedule.LONGEST
+        # How many packets a token bucket let pass, if there is one.
+        self._knee_packets = 0
         self._belief_bps: float | None = None
         self._rtt_ns: int | None = None
         self._longest_rtt_ns = 0
@@ -264,7 +270,7 @@ class Measurement(Bundle):
         if self._phase is Phase.RAMP:
             self._end_step(now_ns)
         elif self._phase is Phase.STEADY:
-            self._begin_load(now_ns)
+            self._go_on_steadily(now_ns)
         elif self._phase is Phase.SETTLE:
             self._await_probes(now_ns)
 
@@ -280,8 +286,7 @@ class Measurement(Bundle):
         arrived = [train for train in self._step_trains if not train.is_lost]
         self._step_trains = []
         if arrived:
-            rates = [rate for train in arrived if (rate := _rate_bps(train)) is not None]
-            self._belief_bps = median(rates) if rates else self._belief_bps
+            self._believe(arrived)
         else:
             # Perhaps bad luck, perhaps a queue that is shorter than the train.
             self._retries += 1
@@ -292,9 +297,22 @@ class Measurement(Bundle):
         else:
             self._next_step(now_ns)
 
+    def _believe(self, trains: list[Train]) -> None:
+        spreads = [spread for train in trains if (spread := spread_of(train)) is not None]
+        if spreads:
+            self._belief_bps = median(spread.rate_bps for spread in spreads)
+        knees = [knee for train in trains if (knee := knee_of(train)) is not None]
+        if knees:
+            self._belief_bps = median(knee.tail_bps for knee in knees)
+            self._knee_packets = max(knee.head_packets for knee in knees)
+
     def _next_step(self, now_ns: int) -> None:
         series = schedule.ramp(self._step, self._belief_bps, self._step_packets, self._longest)
-        if series is not None:
+        if self._knee_packets:
+            self._phase = Phase.STEADY
+            self._steady = schedule.beyond(self._knee_packets)
+            self._go_on_steadily(now_ns)
+        elif series is not None:
             self._step += 1
             self._step_packets = series.packets
             self._queue(series, now_ns)
@@ -302,8 +320,24 @@ class Measurement(Bundle):
             self._settle(now_ns)
         else:
             self._phase = Phase.STEADY
-            steady = schedule.steady(self._belief_bps, self._longest, self._wish.is_quick)
-            self._queue(steady, now_ns)
+            self._steady = schedule.steady(self._belief_bps, self._longest, self._wish.is_quick)
+            self._go_on_steadily(now_ns)
+
+    def _go_on_steadily(self, now_ns: int) -> None:
+        """Send the next trains of the full length, as long as they arrive as expected."""
+        trains, self._step_trains = self._step_trains, []
+        arrived = [spread for train in trains if (spread := spread_of(train)) is not None]
+        belief = self._belief_bps or 0.0
+        is_slow = bool(arrived) and median(one.rate_bps for one in arrived) * TOO_SLOW < belief
+        if is_slow or (trains and not arrived) or not self._steady.count:
+            # Perhaps a token bucket has run dry: more of the same would only fill its queue.
+            self._begin_load(now_ns)
+            return
+        count = self._steady.count
+        if belief > schedule.FAST_BPS:
+            count = min(count, CAREFUL_TRAINS)
+        self._steady = replace(self._steady, count=self._steady.count - count)
+        self._queue(replace(self._steady, count=count), now_ns)
 
     def _begin_load(self, now_ns: int) -> None:
         found = capacity([sample for sample in self._samples if isinstance(sample, Train)])
@@ -317,7 +351,7 @@ class Measurement(Bundle):
         window_ns = max(0, self._phase_end_ns - now_ns)
         probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes)
         self._gap.set_rate(probes, Spacing.POISSON, now_ns=now_ns)
-        series = schedule.paced(self._belief_bps, found.kind, window_ns, self._wish.is_quick)
+        series = schedule.paced(self._belief_bps, found, window_ns, self._wish.is_quick)
         for turn in range(series.count):
             # Evenly spread, and at random within its part: random enough to meet periodic
             # traffic at any phase, even enough to miss no part of the time.
@@ -398,11 +432,3 @@ class Measurement(Bundle):
             self._settle(now_ns)
         else:
             self._finish(now_ns)
-
-
-def _rate_bps(train: Train) -> float | None:
-    """What a train says of the capacity, alone: the rate after a knee, if there is one."""
-    knee, spread = knee_of(train), spread_of(train)
-    if knee is not None:
-        return knee.tail_bps
-    return None if spread is None else spread.rate_bps

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openqwave.estimate.dispersion import LinkKind
+from openqwave.estimate.dispersion import Capacity, LinkKind
 from openqwave.wire.qlpb import PACKET_PAIR_MAX_IP_BYTES
 
 # The largest probe of the protocol: large packets mean few of them for the same time.
@@ -30,19 +30,26 @@ FAST_BPS = 120_000_000
 # into the budget, and the first part of the measurement costs at most so much.
 LONGEST_COUNTED = 40
 STEADY_BYTES = 300_000
+# Pairs to begin with: to compare long trains with, of which some on a shared link say nothing.
+FIRST_PAIRS = 4
 # Trains of the full length: fewer have no mode, more add nothing where they agree.
 LEAST_STEADY, MOST_STEADY = 5, 10
 
 # Paced trains: 17 packets are BART's (see `estimate.strain`), and 16 spacings.
 PACED_PACKETS = 17
-# Packets of a paced train in a clumped or a fast path last at least so long: ten clumps of 250 us,
-# or a hundred times the noise of stamps.
-PACED_NS = 2_500_000
+# A paced train lasts at least so long, a hundred times the noise of stamps, and where a receiver's
+# timer makes clumps, so many of them.
+PACED_NS = 2_000_000
+CLUMPS = 8
 LEAST_PACED = 5
 # How many, at most, in a measurement.
 MOST_PACED, MOST_PACED_FAST = 20, 50
 # What they cost together, below `FAST_BPS`.
-PACED_BYTES = 380_000
+PACED_BYTES = 340_000
+
+# On a token bucket: so many trains, each with so many packets beyond the burst. Twelve spacings
+# have a slope, and their queue is what a train of `QUEUE_NS` makes.
+BUCKET_TRAINS, BUCKET_TAIL = 4, 13
 
 # Small probes: this part of a link's capacity, within limits. The largest is the protocol's one a
 # millisecond; the least still gives a hundred in the time of a measurement.
@@ -93,7 +100,7 @@ def ramp(
     """
     if step == 0:
         # Enough short ones to compare long ones with (see `dispersion`).
-        return Series(3, 2)
+        return Series(FIRST_PAIRS, 2)
     if belief_bps is None:
         return Series(3, SHORTEST) if step == 1 else None
     # A train that goes on while the queue allows it sees the end of a burst's credit.
@@ -112,24 +119,35 @@ def steady(belief_bps: float, most_packets: int, is_quick: bool) -> Series:
     return Series(max(LEAST_STEADY, min(MOST_STEADY, affordable)), packets)
 
 
-def paced(belief_bps: float, kind: LinkKind, window_ns: int, is_quick: bool) -> Series:
+def beyond(knee_packets: int) -> Series:
+    """Trains that empty a token bucket, and what follows them for a while.
+
+    Args:
+        knee_packets: How many packets a full bucket lets pass.
+    """
+    return Series(BUCKET_TRAINS, min(LONGEST, knee_packets + BUCKET_TAIL))
+
+
+def paced(belief_bps: float, found: Capacity, window_ns: int, is_quick: bool) -> Series:
     """Trains offered at the capacity, for what is available of it.
 
     Args:
         belief_bps: The capacity.
-        kind: What kind of link it is.
+        found: What the trains before said of the link.
         window_ns: The time they are spread over: trains take at most a tenth of it, so that the
             small probes between them see the path without them.
         is_quick: Whether a rough answer is wanted soon.
     """
     gap_ns = packet_ns(belief_bps)
-    if kind is LinkKind.CONTENTION:
+    span_ns: float
+    if found.kind is LinkKind.CONTENTION:
         # Every access of such a link carries dozens of packets: long trains, and few of them.
-        return Series(6 if not is_quick else 3, LONGEST)
-    if kind is LinkKind.BUCKET:
+        return Series(4, LONGEST)
+    if found.kind is LinkKind.BUCKET:
         return Series(0, PACED_PACKETS)
     longest = max(LEAST_PACED, int(QUEUE_NS / gap_ns))
-    packets = max(PACED_PACKETS, min(LONGEST, int(PACED_NS / gap_ns)))
+    span_ns = max(PACED_NS, CLUMPS * found.clump_ns)
+    packets = max(PACED_PACKETS, min(LONGEST, int(span_ns / gap_ns)))
     packets = min(packets, longest)
     span_ns = packets * gap_ns
     count = MOST_PACED_FAST
