@@ -97,6 +97,9 @@ def run_probe(options: Options) -> int:
     except Leaving as leaving:
         _tell(str(leaving))
         return leaving.status
+    except recording.UnwritableError as error:
+        _tell(str(error))
+        return CANNOT_RUN
 
 
 def run_replay(path: Path, *, as_json: bool) -> int:
@@ -168,11 +171,7 @@ def _recorder(options: Options, wish: Wish, resources: contextlib.ExitStack) -> 
     # Here, because finding out takes longer than some measurements.
     from importlib.metadata import version
 
-    try:
-        recorder = recording.Recorder(options.samples, wish, version("openqwave"))
-    except OSError as error:
-        message = f"{options.samples}: cannot be written: {error.strerror}"
-        raise Leaving(CANNOT_RUN, message) from error
+    recorder = recording.Recorder(options.samples, wish, version("openqwave"))
     return resources.enter_context(recorder)
 
 

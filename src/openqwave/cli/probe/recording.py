@@ -10,6 +10,7 @@ file replays all the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from openqwave.estimate.samples import Sample, from_json, to_json
 from openqwave.probing.measurement import Wish
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from types import TracebackType
 
 # Changes when a reader of the old form would misread the new one.
 FORMAT = 1
@@ -33,20 +36,25 @@ class BadRecordingError(ValueError):
     """A file is no recording; the message says where and why."""
 
 
+class UnwritableError(Exception):
+    """A file cannot be written, or not any more; the message says why."""
+
+
 class Recorder:
     """Writes a recording while a measurement goes on; a context manager.
+
+    Everything raises `UnwritableError` if it cannot be done.
 
     Args:
         path: The file, which is replaced.
         wish: What is wanted of the measurement.
         version: Of the program.
-
-    Raises:
-        OSError: The file cannot be written.
     """
 
     def __init__(self, path: Path, wish: Wish, version: str) -> None:
-        self._file = path.open("w", encoding="ascii")
+        self._path = path
+        with self._writing():
+            self._file = path.open("w", encoding="ascii")
         self._write(
             {
                 "kind": _FIRST,
@@ -56,15 +64,27 @@ class Recorder:
             }
         )
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"{self._path}: cannot be written: {error.strerror}"
+            raise UnwritableError(message) from error
+
     def _write(self, fields: dict[str, Any]) -> None:
-        self._file.write(json.dumps(fields, separators=(",", ":")) + "\n")
+        self._write_line(json.dumps(fields, separators=(",", ":")))
+
+    def _write_line(self, line: str) -> None:
+        with self._writing():
+            self._file.write(line + "\n")
 
     def add(self, sample: Sample) -> None:
         """Write a sample."""
-        self._file.write(to_json(sample) + "\n")
+        self._write_line(to_json(sample))
 
     def end(self, outcome: Outcome) -> None:
-        """Write the last line."""
+        """Write the last line, and close the file."""
         self._write(
             {
                 "kind": _LAST,
@@ -73,12 +93,24 @@ class Recorder:
                 "sent_bytes": outcome.sent_bytes,
             }
         )
+        self._close()
+
+    def _close(self) -> None:
+        with self._writing():
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # What went wrong first is what is told.
+        with contextlib.suppress(*[UnwritableError] if kind else []):
+            self._close()
 
 
 @dataclass(frozen=True, slots=True)
