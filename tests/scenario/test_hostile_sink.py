@@ -281,6 +281,24 @@ def test_silence_in_the_middle_of_a_summary(bytes_sent: int) -> None:
     assert last_word(driven) == Ended(STREAM)
 
 
+def test_silence_costs_no_memory_of_trains() -> None:
+    plans = [
+        TrainPlan(128, 100, not_before_ns=START_NS + i * 20 * MS) for i in range(2 * 256 + 100)
+    ]
+    session = PacketPairInitiator(STREAM, 4, random=Random(1).random, limits=OPEN)
+    driven = DrivenSession(session, Talker(lambda _: b""))
+    driven.start(for_ns=10 * MS)
+    before = weight_bytes(session)
+    for plan in plans:
+        session.queue_train(plan)
+        driven.settle()
+        driven.run(20 * MS)
+    driven.run(5 * S)
+    assert len(driven.of(TrainLost)) == len(plans)
+    # What was given up is remembered, without its stamps, and not all of it.
+    assert weight_bytes(session) - before < 256 * 700
+
+
 # -- closing --------------------------------------------------------------------------
 
 
@@ -398,7 +416,7 @@ def test_replies_with_the_wildest_times_are_no_samples() -> None:
     assert session.counts == {Discount.IMPLAUSIBLE: len(driven.of(GapLost))}
 
 
-def test_silence_costs_no_memory() -> None:
+def test_silence_costs_no_memory_of_probes() -> None:
     session = gaps()
     session.set_rate(2_000, now_ns=START_NS)
     driven = DrivenSession(session, Sink())

@@ -21,7 +21,9 @@ from openqwave.probing.packet_pair import (
     TrainMeasured,
     TrainPlan,
 )
+from openqwave.probing.payloads import Filler
 from openqwave.probing.session import Channel, CloseReason, Session
+from openqwave.probing.trains import Flight
 from openqwave.wire.qlpb import (
     FlagOrder,
     HandshakeSuccess,
@@ -231,6 +233,13 @@ def test_filler_is_not_twice_the_same() -> None:
     assert all(len(set(filler)) > 200 for filler in fillers)
 
 
+def test_fillers_are_as_long_as_wanted() -> None:
+    filler = Filler(random())
+    taken = [filler.take(1_460) for _ in range(5_000)]
+    assert {len(one) for one in taken} == {1_460}
+    assert len(set(taken)) == 2_048
+
+
 @pytest.mark.parametrize(
     ("order", "flags"), [(FlagOrder.MSB_FIRST, 0x80), (FlagOrder.LSB_FIRST, 0x01)]
 )
@@ -411,6 +420,14 @@ def test_trains_that_are_due_after_the_end_are_not_sent() -> None:
     assert driven.only(Failed).reason is Failure.NO_SUMMARY
 
 
+def test_a_late_driver_sends_nothing_after_the_end() -> None:
+    pair = Pair(PAGE)
+    driven = pair.start(paced(PLAN, 1_000 * MS), for_ns=100 * MS)
+    driven.now_ns = START_NS + AGREED_NS + PAGE.session_ns
+    driven.settle()
+    assert driven.trains == []
+
+
 def test_a_packet_that_cannot_be_sent_fails_the_request() -> None:
     # 3.1.6.4.
     pair = Pair(PAGE)
@@ -464,6 +481,30 @@ def test_what_came_before_a_fault_counts() -> None:
 
     driven = Pair(sink=Broken()).start(PLAN)
     assert [type(event) for _, event in driven.events] == [Ready, TrainMeasured, Failed]
+
+
+def test_the_first_summary_of_a_train_stands() -> None:
+    # Also while the transmit stamps are still to come.
+    class Repeating(Sink):
+        def summarise(
+            self, driven: DrivenSession, summary: PacketPairSummary, after_ns: int
+        ) -> None:
+            super().summarise(driven, summary, after_ns)
+            super().summarise(driven, replace(summary, deltas_ns=(100,) * 15), after_ns + 1)
+
+    pair = Pair(sink=Repeating())
+    pair.driven.stamps_after_ns = 50 * MS
+    driven = pair.start(PLAN)
+    assert driven.only(TrainMeasured).train.deltas_ns == (PACKET_NS,) * 15
+    assert pair.session.counts == {Stray.STRANGE: 1}
+
+
+def test_no_two_packets_are_ten_seconds_apart() -> None:
+    # Even if that much time has passed.
+    flight = Flight(0, TrainPlan(2, 100, gap_ns=10 * S), 1, START_NS)
+    later_ns = START_NS + 11 * S
+    assert flight.doubt_of_deltas((10 * S,), now_ns=later_ns) is None
+    assert flight.doubt_of_deltas((10 * S + 100,), now_ns=later_ns)
 
 
 # -- loss -----------------------------------------------------------------------------

@@ -409,7 +409,7 @@ def test_garbage_is_counted(data: bytes, reason: Discount) -> None:
     assert_refused(gaps, reply, reason)
 
 
-@pytest.mark.parametrize("stamp_ns", [-1, 1 * MS + 2 * US, 3_600 * S], ids=["back", "bit", "hour"])
+@pytest.mark.parametrize("stamp_ns", [-1, 2 * MS + 2 * US, 3_600 * S], ids=["back", "bit", "hour"])
 def test_a_step_of_this_hosts_clock_is_no_sample(stamp_ns: int) -> None:
     gaps = Gaps()
     _, reply = honest(gaps)

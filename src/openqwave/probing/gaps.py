@@ -19,6 +19,10 @@ from openqwave.wire.qlpb import TICK_NS, ProbegapProbe
 _SLACK_NS = 2 * TICK_NS
 _DRIFT = 1_000
 
+# A round trip by two stamps may be longer by this than by the driver's clock, which reads the time
+# when it gets round to it. A clock that was set by less does no more harm than a late stamp.
+_STEP_NS = 1_000_000
+
 # When a probe is lost: 1 s before anything came back (RFC 6298 section 2.1), then four round
 # trips, because queues grow; not below 200 ms, under which a busy host looks like loss, and not
 # above 2 s, which no usable path takes.
@@ -116,7 +120,7 @@ class GapProbe:
             # 0 is how a sink says that it has no stamp (MS-QLPB 2.2.2.6).
             gap.sink_received_ns > 0
             and 0 <= gap.sink_sent_ns - gap.sink_received_ns <= _at_most(round_trip_ns)
-            and 0 <= round_trip_ns <= _at_most(self.replied_ns - self.released_ns)
+            and 0 <= round_trip_ns <= _at_most(self.replied_ns - self.released_ns) + _STEP_NS
         )
 
 
