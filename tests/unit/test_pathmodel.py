@@ -404,7 +404,7 @@ def test_stations_share_the_medium(cross_bps: int, share: float | None) -> None:
 def test_a_shared_medium_books_what_it_carries() -> None:
     cross = (Cross(CrossKind.CONSTANT, 8 * MBIT, start_ns=S + 5 * MS, stop_ns=2 * S + 5 * MS),)
     model = path(Stage(rate_bps=60 * MBIT, contention=WIFI, cross=cross))
-    run(model, range(0, 3 * S, 10 * MS))
+    run(model, range(0, 4 * S, 10 * MS))
     for second, cross_bytes in enumerate((0, MBIT, 0)):
         carried = model.carried(0, second * S + 5 * MS, (second + 1) * S + 5 * MS)
         assert carried.frames == 100
