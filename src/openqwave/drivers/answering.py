@@ -55,6 +55,7 @@ class Answering:
         readiness: Readiness,
         adjacency: Adjacency,
         share: Callable[[object, int], ProbeSocket],
+        address: Endpoint | None = None,
     ) -> None:
         """Open the ports.
 
@@ -64,6 +65,7 @@ class Answering:
             readiness: Waits for descriptors.
             adjacency: Says who is on the link or allowed.
             share: Gives its caller a share in UDP port 2177 of an IP version.
+            address: The one address of this host to answer at; None for all.
 
         Raises:
             QosError: A port is not to be had.
@@ -80,11 +82,13 @@ class Answering:
         self._timer_ns: int | None = None
         self._has_news = False
         self.versions = (4, 6) if has_ipv6() else (4,)
+        if address is not None:
+            self.versions = (address.version,)
         try:
             for version in self.versions:
                 share(self, version)
                 # With ordinary hops, so that a far peer learns that it is refused, and is counted.
-                self._listeners.append(open_listener(version, PORT, ORDINARY_HOPS))
+                self._listeners.append(open_listener(version, PORT, ORDINARY_HOPS, address))
         except BaseException:
             self.close()
             raise
@@ -221,11 +225,11 @@ class Answering:
 
     def _carry_out(self, effect: SinkEffect, now_ns: int) -> None:
         match effect:
-            case Reply(peer=peer):
+            case Reply(peer=peer, local=local):
                 sock = self._share(self, peer.version)
                 hops = self._hops_to(peer)
                 # What cannot be sent back is lost, like anything else on the way.
-                sock.send(effect.encode(time.time_ns()), peer, hops)
+                sock.send(effect.encode(time.time_ns()), peer, hops, local)
             case SendStream(stream=key, data=data):
                 self._write(key, data, now_ns)
             case CloseStream(stream=key):

@@ -11,7 +11,9 @@ What distinguishes it from an ordinary one (MS-QLPB 3.1.1; ip(7), ipv6(7), udp(7
   IPv6 a zero checksum would be dropped (RFC 8200 section 8.1), so there it stays.
 * **Marks** in the order that Linux needs: writing IP_TOS resets the priority of the socket, so
   SO_PRIORITY comes last.
-* Stamps of the kernel, see `openqwave.drivers.stamps`; traffic class and hop limit of what comes.
+* Stamps of the kernel, see `openqwave.drivers.stamps`; traffic class, hop limit and the address
+  that it was sent to of what comes. A host has several addresses (with IPv6 always), and an
+  answer that leaves from another one than was asked belongs to no question.
 
 It is not connected and asks for no ICMP errors: a forged complaint cannot stop an experiment.
 That the far port is closed shows as silence, and in the refused TCP connection.
@@ -22,12 +24,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
+from openqwave.drivers.ancillary import FAMILIES, IP_PKTINFO, Layout, source_control
 from openqwave.drivers.batches import (
     CONTROL_BYTES,
     NAME_BYTES,
@@ -37,8 +39,8 @@ from openqwave.drivers.batches import (
     integer_control,
     socket_address,
 )
-from openqwave.drivers.stamps import SO_TIMESTAMPING, STAMP, Stamping
-from openqwave.drivers.streams import address_of, family_of, set_hops
+from openqwave.drivers.stamps import STAMP, Stamping
+from openqwave.drivers.streams import address_of, family_of, local_name, set_hops
 from openqwave.drivers.trains import Departure, SendFault, Train, fault_of
 from openqwave.model.endpoint import Endpoint
 from openqwave.probing.session import Arrival
@@ -79,8 +81,6 @@ _KNOWN_PEERS = 1024
 # one can come in between.
 _PENDING_ERRORS = 3
 
-# Where in an int its low byte lies.
-_LOW_BYTE = 0 if sys.byteorder == "little" else 3
 _INT = struct.Struct("=i")
 # A number: the module's flags are objects that take their time.
 _TRUNCATED = int(socket.MSG_TRUNC)
@@ -100,41 +100,6 @@ class Marking:
     priority: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """The numbers that differ between IPv4 and IPv6."""
-
-    level: int
-    traffic_class: int
-    # Where the octet lies in its control message: IPv4's is a byte, IPv6's an int.
-    class_at: int
-    hops_control: int
-
-
-_FAMILIES = {
-    4: _Family(
-        level=socket.IPPROTO_IP,
-        traffic_class=socket.IP_TOS,
-        class_at=0,
-        hops_control=socket.IP_TTL,
-    ),
-    6: _Family(
-        level=socket.IPPROTO_IPV6,
-        traffic_class=socket.IPV6_TCLASS,
-        class_at=_LOW_BYTE,
-        hops_control=socket.IPV6_HOPLIMIT,
-    ),
-}
-
-
-class _Layout(NamedTuple):
-    """Where the data lies in the control messages of a datagram; 0 for what is not there."""
-
-    stamp_at: int
-    class_at: int
-    hops_at: int
-
-
 class ProbeSocket:
     """A UDP socket bound to a port; see the module's text.
 
@@ -149,6 +114,7 @@ class ProbeSocket:
         version: int,
         *,
         port: int = 0,
+        address: Endpoint | None = None,
         hops: int = ON_LINK_HOPS,
         marking: Marking | None = None,
         receives: bool = True,
@@ -158,25 +124,27 @@ class ProbeSocket:
         Args:
             version: 4 or 6.
             port: 0 for one of the kernel's choice.
+            address: The one address of this host that it is bound to; None for all.
             hops: TTL or hop limit, where a send names no other.
             marking: Of everything that it sends; None for none.
             receives: Whether anything is to be received; without, only sending costs.
 
         Raises:
-            OSError: The port is taken, or the kernel has not what is needed.
+            OSError: The port is taken, the address is not this host's, or the kernel has not
+                what is needed.
         """
         self.version = version
         self.truncated = 0
-        self._family = _FAMILIES[version]
+        self._family = FAMILIES[version]
         self._hops = hops
         self._batch: ReceiveBatch | None = None
         self._peers: dict[bytes, Endpoint] = {}
-        self._layouts: dict[int, _Layout] = {}
+        self._layouts: dict[int, Layout] = {}
         self._socket = socket.socket(family_of(version), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             self._set_up(marking, receives=receives)
             self._stamping = Stamping(self._socket, arriving=receives)
-            self._socket.bind(("", port))
+            self._socket.bind(local_name(port, address))
             self.local_port: int = self._socket.getsockname()[1]
         except BaseException:
             self._socket.close()
@@ -201,9 +169,11 @@ class ProbeSocket:
         if receives and self.version == 4:
             option(level, _IP_RECVTTL, 1)
             option(level, _IP_RECVTOS, 1)
+            option(level, IP_PKTINFO, 1)
         elif receives:
             option(level, socket.IPV6_RECVHOPLIMIT, 1)
             option(level, socket.IPV6_RECVTCLASS, 1)
+            option(level, socket.IPV6_RECVPKTINFO, 1)
 
     def _enlarge(self, ordinary: int, forced: int) -> None:
         try:
@@ -242,15 +212,20 @@ class ProbeSocket:
             return []
         data, names, control = memoryview(batch.data), batch.names, batch.control
         known, layouts = self._peers, self._layouts
+        family = self._family
+        local_bytes = family.local_bytes
         found = []
         data_at = name_at = control_at = 0
         for slot, (_, name_bytes, _, _, _, used, flags, length) in enumerate(batch.headers(count)):
             name = bytes(names[name_at : name_at + name_bytes])
-            layout = layouts.get(used) or self._learn_layout(batch, slot, used)
+            layout = layouts.get(used)
+            if layout is None:
+                layout = layouts[used] = family.layout_of(batch, slot, used)
             if flags & _TRUNCATED:
                 self.truncated += 1
             else:
-                stamp_at, class_at, hops_at = layout
+                stamp_at, class_at, hops_at, _ = layout
+                local_at = control_at + layout.local_at
                 stamp_ns = 0
                 if stamp_at:
                     seconds, nanoseconds = STAMP.unpack_from(control, control_at + stamp_at)
@@ -265,6 +240,9 @@ class ProbeSocket:
                             stamp_ns or time.time_ns(),
                             control[control_at + class_at] if class_at else 0,
                             control[control_at + hops_at] if hops_at else 0,
+                            bytes(control[local_at : local_at + local_bytes])
+                            if layout.local_at
+                            else b"",
                         ),
                     )
                 )
@@ -272,20 +250,6 @@ class ProbeSocket:
             name_at += NAME_BYTES
             control_at += CONTROL_BYTES
         return found
-
-    def _learn_layout(self, batch: ReceiveBatch, slot: int, used_bytes: int) -> _Layout:
-        """Where things lie in control data of a length; the kernel lays one socket's out alike."""
-        start = slot * CONTROL_BYTES
-        stamp_at = class_at = hops_at = 0
-        for level, kind, at in batch.control_messages(slot, used_bytes):
-            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPING:
-                stamp_at = at - start
-            elif level == self._family.level and kind == self._family.traffic_class:
-                class_at = at - start + self._family.class_at
-            elif level == self._family.level and kind == self._family.hops_control:
-                hops_at = at - start + _LOW_BYTE
-        layout = self._layouts[used_bytes] = _Layout(stamp_at, class_at, hops_at)
-        return layout
 
     def _receive(self, batch: ReceiveBatch, limit: int) -> int:
         """Fill a batch; errors that earlier sends left behind are taken off and passed over."""
@@ -366,21 +330,28 @@ class ProbeSocket:
             wants_stamps=wants_stamps,
         ).run()
 
-    def send(self, payload: bytes, peer: Endpoint, hops: int) -> SendFault | None:
+    def send(
+        self, payload: bytes, peer: Endpoint, hops: int, local: bytes = b""
+    ) -> SendFault | None:
         """Send one datagram with the least delay, without a stamp.
 
         Args:
             payload: What UDP carries.
             peer: Where it goes, of the socket's IP version.
             hops: Its TTL or hop limit.
+            local: The address of this host that it is to come from, packed; empty for the
+                kernel's choice.
 
         Returns:
             Why it did not leave; None if it did.
         """
         self._stamping.begin(wanted=False)
-        control = [(self._family.level, self._family.hops_control, _INT.pack(hops))]
-        if hops == self._hops:
-            control = []
+        family = self._family
+        control = []
+        if hops != self._hops:
+            control.append((family.level, family.hops_control, _INT.pack(hops)))
+        if local:
+            control.append((family.level, family.local_control, source_control(local, peer)))
         try:
             self._socket.sendmsg([payload], control, 0, address_of(peer))
         except OSError as error:

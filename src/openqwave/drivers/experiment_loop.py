@@ -57,16 +57,18 @@ class ExperimentLoop:
         readiness: Waits for descriptors; the host's own may be added.
     """
 
-    def __init__(self, allowed: Sequence[str | Network]) -> None:
+    def __init__(self, allowed: Sequence[str | Network], address: Endpoint | None = None) -> None:
         """Begin with nothing to do.
 
         Args:
             allowed: Networks that may take part beyond the link.
+            address: The one address of this host at which port 2177 is opened; None for all.
 
         Raises:
             InvalidParameter: One of them is none.
             QosError: The kernel refused what is needed.
         """
+        self._address = address
         self._adjacency = Adjacency(allowed)
         try:
             self.readiness = Readiness()
@@ -112,6 +114,7 @@ class ExperimentLoop:
         except BaseException as error:
             self.end(driver, error)
             raise
+        self._end_if_over(driver)
         return driver
 
     def begin_sink(self, sink: Sink, mailbox: Mailbox) -> Answering:
@@ -124,6 +127,7 @@ class ExperimentLoop:
             readiness=self.readiness,
             adjacency=self._adjacency,
             share=self._share,
+            address=self._address,
         )
         self._mailboxes[driver] = mailbox
         self._answering = driver
@@ -206,7 +210,11 @@ class ExperimentLoop:
     def _share(self, sharer: object, version: int) -> ProbeSocket:
         sock = self._shared.get(version)
         if sock is None:
-            sock = self._shared[version] = open_datagrams(version, PORT)
+            address = self._address
+            if address is not None and address.version != version:
+                # A session towards a peer of the other version; nobody is served there.
+                address = None
+            sock = self._shared[version] = open_datagrams(version, PORT, address)
             self.readiness.add(sock.fileno(), None, partial(self._receive, sock))
         self._sharers[version].add(sharer)
         return sock

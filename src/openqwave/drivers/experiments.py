@@ -161,14 +161,19 @@ class _Command(Generic[_T]):
 class ExperimentHost:
     """Runs sessions and a sink; see the module's text."""
 
-    def __init__(self, allowed: Sequence[str | Network] = ()) -> None:
+    def __init__(
+        self, allowed: Sequence[str | Network] = (), address: Endpoint | None = None
+    ) -> None:
         """Prepare; `start` begins.
 
         Args:
             allowed: Networks whose hosts may be measured, and may measure, though they are not
                 on this host's links.
+            address: The one address of this host at which port 2177 is opened; None for all. Its
+                port is not looked at.
         """
         self._allowed = tuple(allowed)
+        self._address = address
         self._commands: queue.SimpleQueue[_Command[Any]] = queue.SimpleQueue()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -322,7 +327,7 @@ class ExperimentHost:
 
     def _run(self, wake: Wake, started: Future[None]) -> None:
         try:
-            loop = self._loop = ExperimentLoop(self._allowed)
+            loop = self._loop = ExperimentLoop(self._allowed, self._address)
             loop.readiness.add(wake.fd, None, lambda _: self._obey(wake, loop))
         except Exception as error:  # noqa: BLE001 - raised by `start`
             self._is_ended = True

@@ -14,12 +14,15 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from openqwave.drivers.datagrams import ProbeSocket
 from openqwave.drivers.streams import listen
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import QosSystemError, error_of, refusal_of_os_error
+
+if TYPE_CHECKING:
+    from openqwave.model.endpoint import Endpoint
 
 _T = TypeVar("_T")
 
@@ -52,8 +55,8 @@ def _processes_with(inodes: set[str]) -> Iterator[int]:
     links = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").glob("[0-9]*"):
         # Another user's process, or one that has just ended.
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(process / "fd"):
+        with contextlib.suppress(OSError), os.scandir(process / "fd") as entries:
+            for entry in entries:
                 with contextlib.suppress(OSError):
                     if os.readlink(entry.path) in links:
                         yield int(process.name)
@@ -84,11 +87,15 @@ def holder_of(protocol: str, port: int) -> str:
     return f"a process of user {next(iter(found.values()))}" if found else ""
 
 
-def _translated(protocol: str, port: int, opening: Callable[[], _T]) -> _T:
+def _translated(
+    protocol: str, port: int, address: Endpoint | None, opening: Callable[[], _T]
+) -> _T:
     try:
         return opening()
     except OSError as error:
         what = f"{protocol.upper()} port {port}"
+        if address is not None:
+            what += f" of {address.address}"
         if error.errno != errno.EADDRINUSE:
             raise error_of(refusal_of_os_error(error, f"{what} cannot be opened")) from error
         holder = holder_of(protocol, port) or "a socket that this process may not see"
@@ -98,19 +105,28 @@ def _translated(protocol: str, port: int, opening: Callable[[], _T]) -> _T:
         ) from error
 
 
-def open_datagrams(version: int, port: int) -> ProbeSocket:
+def open_datagrams(version: int, port: int, address: Endpoint | None = None) -> ProbeSocket:
     """The UDP socket of a port.
+
+    Args:
+        version: 4 or 6.
+        port: The port.
+        address: The one address of this host that it is opened at; None for all.
 
     Raises:
         PortTaken: Another socket has it; the message says whose.
         QosError: The kernel refused otherwise.
     """
-    return _translated("udp", port, lambda: ProbeSocket(version, port=port))
+    return _translated(
+        "udp", port, address, lambda: ProbeSocket(version, port=port, address=address)
+    )
 
 
-def open_listener(version: int, port: int, hops: int) -> socket.socket:
-    """The TCP listener of a port; errors as with `open_datagrams`."""
-    return _translated("tcp", port, lambda: listen(version, port, hops, _BACKLOG))
+def open_listener(
+    version: int, port: int, hops: int, address: Endpoint | None = None
+) -> socket.socket:
+    """The TCP listener of a port; arguments as with `listen`, errors as with `open_datagrams`."""
+    return _translated("tcp", port, address, lambda: listen(version, port, hops, _BACKLOG, address))
 
 
 def has_ipv6() -> bool:

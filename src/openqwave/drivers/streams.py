@@ -65,6 +65,13 @@ def address_of(peer: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
     return host, peer.port, 0, peer.scope_id
 
 
+def local_name(port: int, address: Endpoint | None) -> tuple[str, int] | tuple[str, int, int, int]:
+    """What a socket is bound to for a port of one address of this host, or of all."""
+    if address is None:
+        return "", port
+    return address_of(Endpoint(address.packed, port, address.scope_id))
+
+
 def endpoint_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     """A name of the socket module as a peer."""
     if len(name) == 2:
@@ -73,7 +80,9 @@ def endpoint_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     return Endpoint(socket.inet_pton(socket.AF_INET6, host), name[1], name[3])
 
 
-def listen(version: int, port: int, hops: int, backlog: int) -> socket.socket:
+def listen(
+    version: int, port: int, hops: int, backlog: int, address: Endpoint | None = None
+) -> socket.socket:
     """A listening socket of one family.
 
     Args:
@@ -81,9 +90,10 @@ def listen(version: int, port: int, hops: int, backlog: int) -> socket.socket:
         port: Where.
         hops: TTL or hop limit of its answers, and at first of what it accepts.
         backlog: Connections that may wait to be accepted.
+        address: The one address of this host to listen at; None for all.
 
     Raises:
-        OSError: The port is taken, or the family is not there.
+        OSError: The port is taken, or the family or the address is not there.
     """
     sock = socket.socket(family_of(version), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -92,7 +102,7 @@ def listen(version: int, port: int, hops: int, backlog: int) -> socket.socket:
         if version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         set_hops(sock, hops)
-        sock.bind(("", port))
+        sock.bind(local_name(port, address))
         sock.listen(backlog)
     except BaseException:
         sock.close()

@@ -92,11 +92,13 @@ class Arrival:
         stamp_ns: When it arrived, CLOCK_REALTIME.
         traffic_class: Its DSCP and ECN byte.
         hop_limit: Its TTL or hop limit on arrival; 0 if unknown.
+        local: The address of this host that it came to, packed; empty if unknown.
     """
 
     stamp_ns: int
     traffic_class: int = 0
     hop_limit: int = 0
+    local: bytes = b""
 
 
 class CloseReason(enum.Enum):

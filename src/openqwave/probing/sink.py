@@ -57,11 +57,14 @@ class Reply:
         peer: To whom.
         probe: As it came.
         received_stamp_ns: When it came, CLOCK_REALTIME.
+        local: The address that it came to, packed, from which the answer has to go: a host has
+            several, and the initiator knows one of them. Empty if unknown.
     """
 
     peer: Endpoint
     probe: qlpb.ProbegapProbe
     received_stamp_ns: int
+    local: bytes = b""
 
     def encode(self, sent_stamp_ns: int) -> bytes:
         """Write it, with the time: to be called right before it is sent.
@@ -272,7 +275,7 @@ class Sink:
             self.refuse(Refused.REFLECTION, peer, now_ns=now_ns)
         else:
             self._gaps += 1
-            self._effects.append(Reply(peer, probe, arrival.stamp_ns))
+            self._effects.append(Reply(peer, probe, arrival.stamp_ns, arrival.local))
 
     def _receive_probe(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from openqwave.cli.interruption import Interrupted, Interruption
 from openqwave.cli.sink.reporting import Listening, Reporter
-from openqwave.drivers.experiments import ExperimentHost
+from openqwave.drivers.experiments import ExperimentHost, parse_peer
 from openqwave.model.errors import QosError, TimedOut
 from openqwave.probing.sink import Sink
 from openqwave.probing.sink_limits import SinkLimits
@@ -63,7 +63,8 @@ def run_sink(options: Options) -> int:
     reporter = Reporter(as_json=options.as_json)
     sink = Sink(options.limits)
     try:
-        with Interruption() as interruption, ExperimentHost(networks) as host:
+        address = None if options.address is None else parse_peer(options.address).unmapped()
+        with Interruption() as interruption, ExperimentHost(networks, address) as host:
             serving = host.serve(sink)
             reporter.tell(Listening(serving.versions, options.address, networks))
             # A signal is what ends a sink in order.
