@@ -255,6 +255,8 @@ class ExperimentHost:
             InvalidParameter: The peer is no address.
             DisabledByPolicy: The peer is behind a router, and not in an allowed network.
             HostUnreachable: There is no route.
+            PortTaken: The session begins with a small probe, and another socket has port 2177;
+                a session that sends one later gets the error with its events.
             QosError: The session refused to start, or the host is closed, or broke.
         """
         where = (peer if isinstance(peer, Endpoint) else parse_peer(peer)).unmapped()
