@@ -682,6 +682,16 @@ def test_one_by_one_goes_on_with_a_sink_that_stays() -> None:
     assert [event.number for event in driven.of(TrainMeasured)] == [0, 1, 2, 3, 4]
 
 
+def test_a_reported_train_outlives_the_connection() -> None:
+    pair = Pair()
+    pair.sink.closes_after_summary = True
+    pair.driven.stamps_after_ns = 50 * MS
+    driven = pair.start(PLAN)
+    assert len(driven.opened) == 2
+    assert driven.only(TrainMeasured).number == 0
+    assert driven.of(TrainLost) == []
+
+
 def test_reconnecting_is_bounded() -> None:
     pair = Pair(replace(OPEN, reconnects=2))
     pair.sink.closes_after_summary = True

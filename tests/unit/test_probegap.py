@@ -11,6 +11,7 @@ import pytest
 
 from openqwave.estimate.samples import Gap
 from openqwave.model.errors import InvalidParameter
+from openqwave.probing.gaps import LossTimer
 from openqwave.probing.outcomes import Ended, Failed, Failure
 from openqwave.probing.pace import AT_ONCE, MAX_PER_SECOND, MIN_PER_SECOND
 from openqwave.probing.probegap import (
@@ -342,6 +343,43 @@ def test_a_probe_that_cannot_be_sent_ends_the_session() -> None:
     assert len(driven.trains) == sent
 
 
+def test_the_wait_follows_the_smoothed_round_trip() -> None:
+    # RFC 6298 section 2.3: an eighth of what is new.
+    timer = LossTimer()
+    timer.learn(100 * MS)
+    assert timer.wait_ns == 400 * MS
+    timer.learn(180 * MS)
+    assert timer.wait_ns == 440 * MS
+    timer.learn(30 * MS)
+    assert timer.wait_ns == 400 * MS
+
+
+def test_a_driver_that_forgets_the_time_loses_the_oldest() -> None:
+    # Without its timer the ring would overflow.
+    gaps = Gaps()
+    gaps.sink.loses = lambda _: True
+    gaps.session.set_rate(2_000, now_ns=START_NS)
+    gaps.session.start(now_ns=START_NS)
+    driven = gaps.driven
+    for i in range(4_097):
+        driven.now_ns = START_NS + i * 500 * US
+        driven.settle()
+        driven.report_sent(driven.trains[-1][1], [driven.now_ns])
+    assert driven.only(GapLost).gap.sequence == 1
+
+
+def test_numbers_pass_32_bits() -> None:
+    first = (1 << 32) - 50
+    session = ProbegapInitiator(STREAM, 4, random=random(), first_sequence=first)
+    driven = DrivenSession(session, Sink())
+    driven.start(for_ns=100 * MS)
+    sent = [probe.sequence for probe in driven.probes if isinstance(probe, ProbegapProbe)]
+    assert sent == [*range(first, 1 << 32), *range(51)]
+    returned = [event.gap.sequence for event in driven.of(GapReturned)]
+    assert returned == list(range(first, first + 98))
+    assert session.counts == {}
+
+
 # -- what is wrong --------------------------------------------------------------------
 
 
@@ -463,6 +501,21 @@ def test_stopping_does_not_wait_for_ever() -> None:
     driven.run(10 * S)
     assert [type(event) for _, event in driven.events] == [GapLost, Ended]
     assert driven.time_of(Ended) == 1 * S
+
+
+def test_after_the_end_stamps_complete_nothing() -> None:
+    gaps = Gaps()
+    gaps.driven.stamps_after_ns = 50 * MS
+    gaps.driven.after(30 * MS, gaps.session.close)
+    assert [event for _, event in gaps.start().events] == [Ended(STREAM)]
+
+
+def test_the_first_stamp_of_a_probe_stands() -> None:
+    gaps = Gaps()
+    train, reply = honest(gaps)
+    gaps.session.receive_sent(train, (REAL_NS + START_NS + 1,), now_ns=START_NS)
+    told(gaps, reply)
+    assert gaps.driven.only(GapReturned).gap.sent_ns == REAL_NS + START_NS
 
 
 @pytest.mark.parametrize("is_started", [False, True])

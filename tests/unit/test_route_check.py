@@ -125,6 +125,16 @@ def probes(driven: DrivenSession) -> list[RouteCheckProbe]:
     return [probe for probe in driven.probes if isinstance(probe, RouteCheckProbe)]
 
 
+def test_a_late_driver_sends_nothing_after_the_end() -> None:
+    driven = check([])
+    driven.start(for_ns=10 * MS)
+    driven.now_ns += 1 * S
+    driven.settle()
+    assert len(driven.trains) == 3
+    driven.run(0)
+    assert driven.only(RouteChecked).verdict is Verdict.SILENT
+
+
 def test_nothing_is_sent_after_the_result() -> None:
     driven = check([OVERTAKEN])
     driven.start(for_ns=2 * S)

@@ -99,20 +99,23 @@ class ProbegapInitiator:
         stream: The session's key in effects and events.
         version: Of IP towards the sink, 4 or 6.
         random: Uniform in [0, 1), for exponential intervals.
+        first_sequence: Number of the first probe.
 
     Raises:
         InvalidParameter: No such version of IP.
     """
 
-    def __init__(self, stream: int, version: int, *, random: Callable[[], float]) -> None:
+    def __init__(
+        self, stream: int, version: int, *, random: Callable[[], float], first_sequence: int = 1
+    ) -> None:
         self._stream = stream
         self._packet_bytes = probegap_packet_bytes(version)
         self._state = State.NEW
         self._pace = Pace(random)
         self._loss_timer = LossTimer()
         # Sequence numbers here go on counting; on the wire they have 32 bits.
-        self._next = 1
-        self._oldest = 1
+        self._next = first_sequence
+        self._oldest = first_sequence
         self._ring: list[GapProbe | None] = [None] * _RING
         self._effects: list[Effect] = []
         self._events: deque[Event] = deque()
