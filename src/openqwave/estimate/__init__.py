@@ -8,5 +8,6 @@
 `clocks`         offset and drift between two hosts' clocks
 `rtt`            round-trip time and jitter
 `path`           all of it together: which method holds on which kind of path
+`watch`          the same, followed with little traffic
 ===============  ==================================================================
 """

@@ -318,14 +318,7 @@ def _both_views(trains: Sequence[Train], whole_bps: float, half_width: float) ->
     if packet_ns >= PIECE_NS / 3 and tenth_ns >= PUSHED_PART * trains[0].packet_bytes * 8e9 / (
         pieces_bps
     ):
-        margin = SYSTEMATIC_PART * COVERAGE_FACTOR * pieces_bps
-        return Estimate(
-            round(pieces_bps),
-            round(pieces_bps - margin),
-            round(pieces_bps + margin),
-            CONFIDENCE,
-            "pieces of trains",
-        )
+        return _bounded(pieces_bps, half_width, len(trains), "pieces of trains")
     longer_bps = _fastest_mode(trains, min(shortest, max(LONG_PIECE, size)))
     return _between(longer_bps, whole_bps, pieces_bps)
 

@@ -15,12 +15,6 @@ they leave behind is X times their length.
 **Many trains.** X of one train is the traffic of some milliseconds. The mean over trains that start
 at random times is the mean over the time (Poisson arrivals see time averages); its standard error
 follows from their spread, whatever the traffic is.
-
-**Watching.** `Tracker` keeps the line of BART (Ekelin, Nilsson, Hartikainen, Johnsson, Mangs,
-Melander, Bjorkman, "Real-time measurement of end-to-end available bandwidth using Kalman
-filtering", NOMS 2006): the strain ``r / r_out - 1 = a r + b`` above the available bandwidth, with
-a = 1/C and b = X/C - 1, so that A = -b/a. Its state (a, b) drifts; each train moves it a little, by
-the gain of a Kalman filter. One train in a while then keeps an estimate up to date.
 """
 
 from __future__ import annotations

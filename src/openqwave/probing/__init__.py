@@ -9,5 +9,6 @@
 `bundle`         several sessions as one
 `schedule`       how long trains are and how many, from what is believed of the path
 `measurement`    a whole measurement of a path: which experiment when, and the result
+`watching`       a path that is watched, from a measurement on
 ===============  ==================================================================
 """
