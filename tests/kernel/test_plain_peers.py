@@ -10,11 +10,12 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.kernel.raw_packets import seen_by, watch
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host
@@ -161,53 +162,6 @@ def test_who_is_not_agreed_with_is_told_so(peers: Peers) -> None:
 # -- how it is sent -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A UDP packet on the wire."""
-
-    hops: int
-    dont_fragment: bool
-    dscp: int
-    source_port: int
-    checksum: int
-    ip_bytes: int
-    payload: bytes
-
-
-def watch(host: Host) -> socket.socket:
-    """A socket that sees every packet of a host, from its IP header on."""
-    with host.enter():
-        every = socket.htons(3)  # ETH_P_ALL
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, every)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-    sock.setblocking(False)
-    return sock
-
-
-def seen_by(sock: socket.socket, source: str) -> list[Seen]:
-    """What came from an address over UDP to port 2177."""
-    found: list[Seen] = []
-    while True:
-        try:
-            data = sock.recv(65_536)
-        except BlockingIOError:
-            return found
-        if data[0] >> 4 == 4 and data[9] == socket.IPPROTO_UDP:
-            sender, udp = socket.inet_ntop(socket.AF_INET, data[12:16]), data[20:]
-            hops, fragment, traffic_class = data[8], bool(data[6] & 0x40), data[1]
-        elif data[0] >> 4 == 6 and data[6] == socket.IPPROTO_UDP:
-            sender, udp = socket.inet_ntop(socket.AF_INET6, data[8:24]), data[40:]
-            # IPv6 never fragments on the way.
-            hops, fragment, traffic_class = data[7], True, (data[0] << 4 | data[1] >> 4) & 0xFF
-        else:
-            continue
-        source_port, port, _, checksum = struct.unpack("!HHHH", udp[:8])
-        if sender == source and port == PORT:
-            found.append(
-                Seen(hops, fragment, traffic_class >> 2, source_port, checksum, len(data), udp[8:])
-            )
-
-
 def test_probes_on_the_wire(peers: Peers) -> None:
     peers.start()
     with watch(peers.right) as sock:
@@ -217,6 +171,7 @@ def test_probes_on_the_wire(peers: Peers) -> None:
         probes = seen_by(sock, address_of(peers.left, peers.version))
     groups, trains, gaps = probes[:25], probes[25:29], probes[29:]
     assert len(gaps) == 3
+    assert {probe.destination_port for probe in probes} == {PORT}
     assert {probe.hops for probe in probes} == {1}
     assert all(probe.dont_fragment for probe in probes)
     assert {probe.checksum == 0 for probe in probes} == {peers.version == 4}
@@ -242,6 +197,7 @@ def test_replies_on_the_wire(peers: Peers) -> None:
     assert len(replies) == 3
     assert {(reply.hops, reply.dont_fragment) for reply in replies} == {(1, True)}
     assert {reply.source_port for reply in replies} == {PORT}
+    assert {reply.destination_port for reply in replies} == {PORT}
     assert {reply.checksum == 0 for reply in replies} == {peers.version == 4}
 
 
