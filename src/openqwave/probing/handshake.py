@@ -13,7 +13,6 @@ up, bytes that arrived after the end) and changes nothing.
 from __future__ import annotations
 
 import enum
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -82,7 +81,7 @@ TRANSITIONS: Mapping[tuple[State, Step], State] = MappingProxyType(
 )
 
 
-class StreamSession(ABC):
+class StreamSession:
     """A session that begins with a handshake over TCP.
 
     Args:
@@ -164,14 +163,10 @@ class StreamSession(ABC):
         else:
             self._fail(FAILURE_TO_CONNECT[reason], reason.value)
 
-    def receive_datagram(  # noqa: B027 - the experiment is answered over the connection
-        self, data: bytes, arrival: Arrival, *, now_ns: int
-    ) -> None:
+    def receive_datagram(self, data: bytes, arrival: Arrival, *, now_ns: int) -> None:
         """Nothing: the experiment is answered over the connection."""
 
-    def receive_sent(  # noqa: B027 - not every experiment wants the stamps
-        self, train: SendTrain, stamps_ns: tuple[int, ...], *, now_ns: int
-    ) -> None:
+    def receive_sent(self, train: SendTrain, stamps_ns: tuple[int, ...], *, now_ns: int) -> None:
         """Nothing, unless the experiment wants the stamps."""
 
     def receive_unsent(
@@ -215,33 +210,33 @@ class StreamSession(ABC):
 
     # -- what an experiment adds ------------------------------------------------------
 
-    @abstractmethod
     def _begin(self, now_ns: int) -> None:
         """The sink agreed."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _receive_summary(self, message: StreamMessage, now_ns: int) -> None:
         """A message other than success came after the agreement."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _give_up(self, train: SendTrain, reason: str) -> None:
         """A probe of a train could not be sent."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _lose_connection(self, reason: CloseReason, now_ns: int) -> None:
         """The connection ended after the agreement."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _release(self, now_ns: int) -> None:
         """Add the probes that are due to the effects."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _timers_ns(self) -> Iterator[int]:
         """When something is due, apart from the connection."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _expire(self, now_ns: int) -> None:
         """Give up what took too long, apart from the connection."""
+        raise NotImplementedError
 
     # -- what an experiment uses ------------------------------------------------------
 
