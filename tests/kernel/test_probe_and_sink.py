@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -181,6 +182,28 @@ def test_a_recording_says_the_same(hosts: tuple[Host, Host], tmp_path: Path) -> 
     assert again.status == done.status in (0, 3)
     assert again.told == done.told | {"host": None, "address": None, "ip_version": None}
     assert len(path.read_text(encoding="ascii").splitlines()) > 100
+
+
+def test_a_path_is_watched(hosts: tuple[Host, Host]) -> None:
+    left, right = hosts
+    with Sink(right) as sink:
+        arguments = ("probe", "--json", "--watch", *SHORT, right.ipv4)
+        process = start(left, *arguments, interruptible=True)
+        assert process.stdout is not None
+        told = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        done = finish(process)
+        final, refused = seen_to_end(sink, signal.SIGINT)
+    assert done.status in (0, 3)
+    times_ns = [each["elapsed_ns"] for each in told]
+    # The measurement's, and then one a second.
+    assert times_ns[0] < 1_000_000_000
+    assert all(after - before > 500 * MS for before, after in itertools.pairwise(times_ns))
+    assert told[0]["sent_bytes"] < told[1]["sent_bytes"] < told[2]["sent_bytes"]
+    for each in told:
+        assert abs(each["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+    assert final["connections"] == 2
+    assert refused == {}
 
 
 def link_local_of(host: Host) -> str:

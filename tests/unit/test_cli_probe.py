@@ -38,6 +38,7 @@ from openqwave.model.errors import (
     TimedOut,
 )
 from openqwave.model.estimates import Doubt, Estimate, Inconclusive, PathReport
+from openqwave.probing import watching
 from openqwave.probing.measurement import (
     QUICK,
     Measured,
@@ -49,6 +50,7 @@ from openqwave.probing.measurement import (
 )
 from openqwave.probing.outcomes import Ended, Failed, Failure
 from openqwave.probing.session import Event
+from openqwave.probing.watching import Watch, Watched
 
 MBPS, MS, S = 1_000_000, 1_000_000, 1_000_000_000
 
@@ -236,6 +238,7 @@ class Script:
         self.allowed: list[str] = []
         self.wish: Wish | None = None
         self.peer: Endpoint | None = None
+        self.watched_from: list[Sample] = []
         self.is_open = False
 
     def __call__(self, allowed: Sequence[str]) -> Script:
@@ -249,8 +252,9 @@ class Script:
     def __exit__(self, *_: object) -> None:
         self.is_open = False
 
-    def run(self, session: Measurement, peer: Endpoint) -> Self:
-        self.wish = session._wish  # noqa: SLF001 - what was asked for
+    def run(self, session: Measurement | Watch, peer: Endpoint) -> Self:
+        if isinstance(session, Measurement):
+            self.wish = session._wish  # noqa: SLF001 - what was asked for
         self.peer = peer
         if self.refusal is not None:
             raise self.refusal
@@ -290,9 +294,19 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
     def make(*steps: Step, refusal: QosError | None = None) -> Script:
         script = Script(steps, refusal)
         monkeypatch.setattr(command, "ExperimentHost", script)
+
+        def watch(samples: Sequence[Sample], *arguments: Any, **more: Any) -> Watch:  # noqa: ANN401
+            script.watched_from = list(samples)
+            return Watch(samples, *arguments, **more)
+
+        monkeypatch.setattr(watching, "Watch", watch)
         return script
 
     return make
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 Output = pytest.CaptureFixture[str]
@@ -388,10 +402,75 @@ def test_a_driver_that_fails_in_the_middle(scripted: Scripted, capsys: Output) -
 
 
 def test_ctrl_c_is_status_130(scripted: Scripted, capsys: Output, tmp_path: Path) -> None:
-    script = scripted(progressed(S), lambda: signal.raise_signal(signal.SIGINT))
+    script = scripted(progressed(S), ctrl_c)
     assert run_probe(replace(HERE, samples=tmp_path / "samples")) == 130
     assert capsys.readouterr().err.endswith("Interrupted.\n")
     assert not script.is_open
+
+
+# ---- watching
+
+
+def watched(second: int, report: PathReport = KNOWN) -> Watched:
+    return Watched(report, second * S, second * 1000)
+
+
+WATCH = replace(HERE, watches=True)
+
+
+@pytest.mark.parametrize(("last", "status"), [(KNOWN, 0), (UNKNOWN, 3)])
+def test_a_watch_goes_on_until_ctrl_c(
+    last: PathReport, status: int, scripted: Scripted, capsys: Output
+) -> None:
+    script = scripted(MEASURED, watched(1), watched(2, last), ctrl_c, watched(3))
+    assert run_probe(WATCH) == status
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert lines[0] == "path to 127.0.0.1, IPv4"
+    assert [each[:9] for each in lines[-2:]] == ["    4 s  ", "    5 s  "]
+    assert "available 44.1 Mbit/s of 98.7 Mbit/s" in lines[-2]
+    assert output.err == ""
+    assert not script.is_open
+
+
+def test_a_watch_ends_by_itself(scripted: Scripted, capsys: Output) -> None:
+    scripted(MEASURED, *map(watched, range(1, 9)))
+    assert run_probe(replace(WATCH, watch_s=6.0, as_json=True)) == 0
+    told = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    # The measurement's own time and bytes count.
+    assert [each["elapsed_ns"] for each in told] == [
+        2_790_000_000,
+        3_790_000_000,
+        4_790_000_000,
+        5_790_000_000,
+    ]
+    assert [each["sent_bytes"] for each in told] == [1_016_000, 1_017_000, 1_018_000, 1_019_000]
+
+
+def test_a_watch_whose_sink_leaves(scripted: Scripted, capsys: Output) -> None:
+    scripted(MEASURED, watched(1), Failed(1, Failure.CLOSED))
+    assert run_probe(WATCH) == 4
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1].startswith("    4 s  ")
+    assert output.err.startswith("127.0.0.1 closed the connection")
+
+
+def test_ctrl_c_before_the_first_result_is_status_130(scripted: Scripted, capsys: Output) -> None:
+    scripted(ctrl_c, MEASURED)
+    assert run_probe(WATCH) == 130
+    assert capsys.readouterr().out == ""
+
+
+def test_a_watch_begins_with_the_samples_of_the_measurement(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples"
+    script = scripted(*map(Sampled, SAMPLES[:5]), MEASURED, Sampled(SAMPLES[5]), watched(1), ctrl_c)
+    assert run_probe(replace(WATCH, samples=path)) == 0
+    assert script.watched_from == list(SAMPLES[:5])
+    found = recording.read(path)
+    assert found.samples == SAMPLES[:6]
+    assert (found.elapsed_ns, found.sent_bytes) == (3_790_000_000, 1_017_000)
 
 
 # ---- what is wished

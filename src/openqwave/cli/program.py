@@ -167,7 +167,7 @@ def probe(
     ] = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Go on after the result, with a line a second, to Ctrl-C."),
+        typer.Option("--watch", help="Go on after the result, with a line a second, until Ctrl-C."),
     ] = False,
     for_seconds: Annotated[
         float | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from openqwave.cli.probe.failures import (
 from openqwave.cli.probe.outcome import Outcome
 from openqwave.cli.probe.progress import view
 from openqwave.cli.probe.quick import duration_ns
-from openqwave.cli.probe.rendering import table
+from openqwave.cli.probe.rendering import line, table
 from openqwave.cli.probe.target import BadHostError, resolve
 from openqwave.drivers.experiments import ExperimentHost
 from openqwave.model.errors import QosError, TimedOut
@@ -38,13 +39,16 @@ from openqwave.probing.measurement import (
 from openqwave.probing.outcomes import Ended, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from openqwave.cli.probe.outcome import Destination
     from openqwave.cli.probe.recording import Recorder
     from openqwave.drivers.experiments import Running
+    from openqwave.estimate.samples import Sample
     from openqwave.model.endpoint import Endpoint
     from openqwave.probing.session import Event
+
+NS_PER_S = 1_000_000_000
 
 # 128 and SIGINT's number, as a shell tells it.
 INTERRUPTED = 130
@@ -119,13 +123,20 @@ def _tell(message: str) -> None:
     sys.stderr.write(message + "\n")
 
 
-def _say(outcome: Outcome, *, as_json: bool) -> int:
-    """Print the result; return its exit status."""
-    text = json.dumps(outcome.to_json(), indent=2) + "\n" if as_json else table(outcome)
+def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _say(outcome: Outcome, *, as_json: bool) -> int:
+    """Print the result; return its exit status."""
+    _write(json.dumps(outcome.to_json(), indent=2) + "\n" if as_json else table(outcome))
     if outcome.is_silent:
         _tell("No probe was answered: does a firewall drop UDP port 2177?")
+    return _status(outcome)
+
+
+def _status(outcome: Outcome) -> int:
     return MEASURED if outcome.is_conclusive else INCONCLUSIVE
 
 
@@ -139,11 +150,32 @@ def _run(options: Options, interruption: Interruption) -> int:
         recorder = _recorder(options, wish, resources)
         try:
             host = resources.enter_context(ExperimentHost(_allowed(options, peer)))
-            running = host.run(Measurement(wish, random=SystemRandom().random), peer)
-            outcome = _measure(running, options, wish, destination, interruption, recorder)
+            prober = _Prober(host, peer, destination, wish, options, interruption, recorder)
+            samples: list[Sample] | None = [] if options.watches else None
+            outcome = prober.measure(samples)
+            if samples is not None:
+                outcome = _watch(prober, outcome, samples, options)
         except QosError as error:
             raise of_error(error, destination) from error
-        return _say(outcome, as_json=options.as_json)
+        if recorder is not None:
+            recorder.end(outcome)
+    return _status(outcome) if options.watches else _say(outcome, as_json=options.as_json)
+
+
+def _watch(
+    prober: _Prober, outcome: Outcome, samples: Sequence[Sample], options: Options
+) -> Outcome:
+    """Print the first result, then one each second until the time is over; return the last."""
+    _write(_json_line(outcome) if options.as_json else table(outcome))
+    end_ns = math.inf if options.watch_s is None else options.watch_s * NS_PER_S
+    # A signal is what ends a watch in order.
+    with contextlib.suppress(Interrupted):
+        for found in prober.watch(outcome, samples):
+            if found.elapsed_ns > end_ns:
+                break
+            outcome = found
+            _write(_json_line(outcome) if options.as_json else f"{line(outcome)}\n")
+    return outcome
 
 
 def wish_of(options: Options, ip_version: int) -> Wish:
@@ -153,7 +185,7 @@ def wish_of(options: Options, ip_version: int) -> Wish:
         # Beyond the first router an 802.1p tag has no meaning.
         wish = replace(wish, checks_priority=False)
     if options.seconds is not None:
-        seconds_ns = round(options.seconds * 1e9)
+        seconds_ns = round(options.seconds * NS_PER_S)
         wish = replace(wish, duration_ns=seconds_ns, fast_duration_ns=seconds_ns)
     if options.is_quick:
         left_ns = duration_ns(wish.duration_ns)
@@ -175,50 +207,93 @@ def _recorder(options: Options, wish: Wish, resources: contextlib.ExitStack) -> 
     return resources.enter_context(recorder)
 
 
-def _measure(
-    running: Running,
-    options: Options,
-    wish: Wish,
-    destination: Destination,
-    interruption: Interruption,
-    recorder: Recorder | None,
-) -> Outcome:
-    """Follow a measurement to its end.
+@dataclass(frozen=True, slots=True)
+class _Prober:
+    """Follows the experiments towards one sink.
 
-    Raises:
-        Leaving: Nothing was measured.
-        QosError: The driver failed.
-        Interrupted: A signal came.
+    Everything raises `Leaving` if there is no result, and what driver, recorder and interruption
+    raise.
     """
-    fetch_s = FETCH_QUICK_S if options.is_quick else FETCH_S
-    with view(wish.duration_ns, is_quick=options.is_quick) as shown:
-        for event in _events(running, interruption, fetch_s):
-            match event:
-                case Sampled(sample=sample) if recorder is not None:
-                    recorder.add(sample)
-                case Progressed():
-                    shown.show(event)
-                case Measured(report=report, elapsed_ns=elapsed_ns, sent_bytes=sent_bytes):
-                    outcome = Outcome(
-                        report, elapsed_ns, sent_bytes, destination, wish.checks_priority
-                    )
-                    if recorder is not None:
-                        recorder.end(outcome)
-                    return outcome
-                case Failed() | Ended():
-                    raise of_event(event, destination)
-                case _:
-                    pass
-    raise Leaving(CANNOT_RUN, "The measurement ended without a result.")
+
+    host: ExperimentHost
+    peer: Endpoint
+    destination: Destination
+    wish: Wish
+    options: Options
+    interruption: Interruption
+    recorder: Recorder | None
+
+    def measure(self, kept: list[Sample] | None) -> Outcome:
+        """Follow a measurement to its end.
+
+        Args:
+            kept: Where its samples are to go; None for nowhere.
+        """
+        measurement = Measurement(self.wish, random=SystemRandom().random)
+        running = self.host.run(measurement, self.peer)
+        is_quick = self.options.is_quick
+        with view(self.wish.duration_ns, is_quick=is_quick) as shown:
+            for event in self._events(running, FETCH_QUICK_S if is_quick else FETCH_S, kept):
+                match event:
+                    case Progressed():
+                        shown.show(event)
+                    case Measured(report=report, elapsed_ns=elapsed_ns, sent_bytes=sent_bytes):
+                        return Outcome(
+                            report,
+                            elapsed_ns,
+                            sent_bytes,
+                            self.destination,
+                            self.wish.checks_priority,
+                        )
+                    case _:
+                        pass
+        raise Leaving(CANNOT_RUN, "The measurement ended without a result.")
+
+    def watch(self, first: Outcome, samples: Sequence[Sample]) -> Iterator[Outcome]:
+        """Go on after a measurement, with a result a second.
+
+        Args:
+            first: What it found.
+            samples: And what that was found from.
+        """
+        # Here, because who does not watch has no time to load it.
+        from openqwave.probing.watching import Watch, Watched
+
+        watch = Watch(
+            samples, self.wish, first.report.supports_priority, random=SystemRandom().random
+        )
+        running = self.host.run(watch, self.peer)
+        for event in self._events(running, FETCH_S):
+            if isinstance(event, Watched):
+                yield replace(
+                    first,
+                    report=event.report,
+                    elapsed_ns=first.elapsed_ns + event.elapsed_ns,
+                    sent_bytes=first.sent_bytes + event.sent_bytes,
+                )
+
+    def _events(
+        self, running: Running, fetch_s: float, kept: list[Sample] | None = None
+    ) -> Iterator[Event]:
+        """Every event but samples, which are recorded and kept; fetched in bunches."""
+        while True:
+            self.interruption.pause(fetch_s)
+            try:
+                while (event := running.next_event(0)) is not None:
+                    match event:
+                        case Sampled(sample=sample):
+                            if self.recorder is not None:
+                                self.recorder.add(sample)
+                            if kept is not None:
+                                kept.append(sample)
+                        case Failed() | Ended():
+                            raise of_event(event, self.destination)
+                        case _:
+                            yield event
+            except TimedOut:
+                continue
+            return
 
 
-def _events(running: Running, interruption: Interruption, fetch_s: float) -> Iterator[Event]:
-    """Every event to the last, fetched in bunches."""
-    while True:
-        interruption.pause(fetch_s)
-        try:
-            while (event := running.next_event(0)) is not None:
-                yield event
-        except TimedOut:
-            continue
-        return
+def _json_line(outcome: Outcome) -> str:
+    return json.dumps(outcome.to_json()) + "\n"
