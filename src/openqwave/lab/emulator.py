@@ -75,7 +75,8 @@ class _Way:
 
     def reshape(self, path: PathModel) -> None:
         """Put frames on a new path from now on; what is on its way arrives before them."""
-        self._former.append(self.path)
+        if self.path.next_due_ns() is not None:
+            self._former.append(self.path)
         self.path = path
         self._remark = _remark(path.spec)
 
@@ -116,12 +117,13 @@ class _Way:
         for due_ns, frame in due:
             if due_ns > self._last_due_ns:
                 self._last_due_ns = due_ns
-            late_ns = time.monotonic_ns() - self._last_due_ns
             try:
                 os.write(self._target, frame)
             except OSError:  # The interface is down, or the host has no memory: as on any wire.
                 counts["refused"] += 1
                 continue
+            # Afterwards, so that nothing can delay the frame that is not seen here.
+            late_ns = time.monotonic_ns() - self._last_due_ns
             counts["written"] += 1
             lateness[min((late_ns >> 10).bit_length(), LATENESS_CLASSES - 1)] += 1
             if late_ns > counts["latest_ns"]:
