@@ -23,14 +23,23 @@ LONGEST_RUN_S = 86_400.0
 # What a sink grants unless told otherwise; shown in its help.
 LIMITS = SinkLimits()
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    # Plain text, except that the lines of a paragraph are joined.
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+demo_app = typer.Typer(rich_markup_mode="markdown")
+
+
+def _program() -> typer.Typer:
+    program = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        # Plain text, except that the lines of a paragraph are joined.
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    program.add_typer(demo_app, name="demo")
+    return program
+
+
+app = _program()
 
 
 def _print_version(wanted: bool) -> None:
@@ -94,8 +103,9 @@ def qwave(
     del show_version
 
 
-@app.command()
+@demo_app.callback(invoke_without_command=True)
 def demo(
+    context: typer.Context,
     chart: Annotated[
         Path | None,
         typer.Option(
@@ -131,12 +141,56 @@ def demo(
     calls QOSAddSocketToFlow and QOSSetFlow. Needs root or user namespaces; touches nothing
     outside, and leaves nothing behind.
 
+    `qwave demo probe` shows how paths are measured.
+
     Exit status: 0 if the stream in its flow lost at most 0.1 %, was delayed less than a quarter
     as long as before and carried its mark; 1 if not; 2 if the demo cannot run here.
     """
+    if context.invoked_subcommand is not None:
+        sources = (context.get_parameter_source(name) for name in context.params)
+        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+            raise typer.BadParameter("Options go after the name of the other demo.")
+        return
     from openqwave.cli.demo.command import Options, run_demo
 
     raise typer.Exit(run_demo(Options(seconds, chart, as_json=as_json, live=live)))
+
+
+@demo_app.command("probe")
+def demo_probe(
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            "--chart",
+            metavar="PATH",
+            help="Draw delays, dispersion and results, as .png or .svg.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all figures as one JSON object.")
+    ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live/--no-live",
+            help="A live view where output is a terminal; else one line a second.",
+        ),
+    ] = True,
+) -> None:
+    """Measure three links of unlike kind, and show the estimates beside the truth.
+
+    Builds two hosts with three links between them, in network namespaces of its own: one that is
+    half full, one whose receiver stamps packets in clumps, and a token bucket. `qwave sink` runs
+    on one host and `qwave probe` on the other; what the links carried meanwhile, they say
+    themselves. Takes 15 seconds. Needs root or user namespaces, and /dev/net/tun; touches
+    nothing outside, and leaves nothing behind.
+
+    Exit status: 0 if every number holds the truth within its bounds, or is said not to be known;
+    1 if not; 2 if the demo cannot run here, or the machine was too busy to judge.
+    """
+    from openqwave.cli.demo.probe.command import Options, run_demo
+
+    raise typer.Exit(run_demo(Options(chart, as_json=as_json, live=live)))
 
 
 @app.command()

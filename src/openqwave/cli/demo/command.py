@@ -1,4 +1,7 @@
-"""The whole of `qwave demo`, in order: can it run, play, table, chart, exit status."""
+"""The whole of `qwave demo`, in order: can it run, play, table, chart, exit status.
+
+`on_stage` is what every demo needs: a chart that can be written, namespaces, and an end in order.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from openqwave.cli.interruption import Interrupted, Interruption
 from openqwave.lab.namespaces import Rights, availability, enter_user_namespace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from openqwave.cli.demo.stage import Records
 
 KEPT, NOT_KEPT, CANNOT_RUN = 0, 1, 2
@@ -43,36 +48,53 @@ class Options:
 
 def run_demo(options: Options) -> int:
     """Run it; return the exit status. Everything else is on standard output and error."""
+    return on_stage(options.chart, lambda target: _perform(options, target))
+
+
+def on_stage(chart_path: Path | None, perform: Callable[[Path | None], int]) -> int:
+    """Let a demo perform where network namespaces can be had; return the exit status.
+
+    Args:
+        chart_path: Where to draw; None for nowhere.
+        perform: The demo, called with where to draw, if it can be drawn.
+    """
     try:
-        return _run(options)
+        return _on_stage(chart_path, perform)
     except Interrupted as interrupted:
-        _tell("Interrupted; everything is taken down.")
+        tell("Interrupted; everything is taken down.")
         return interrupted.status
     except KeyboardInterrupt:
-        _tell("Interrupted.")
+        tell("Interrupted.")
         return INTERRUPTED
 
 
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
+    """Write a line to standard error."""
     sys.stderr.write(message + "\n")
 
 
-def _run(options: Options) -> int:
-    target = options.chart
+def _on_stage(target: Path | None, perform: Callable[[Path | None], int]) -> int:
     if target is not None and (refusal := chart.refusal(target)):
-        _tell(refusal)
+        tell(refusal)
         return CANNOT_RUN
     if target is not None and not chart.can_draw():
-        _tell("No chart: matplotlib is not installed; pip install 'openqwave[plot]'.")
+        tell("No chart: matplotlib is not installed; pip install 'openqwave[plot]'.")
         target = None
     # Before anything starts a thread: a process with several cannot enter a user namespace.
     available = availability()
     if not available:
-        _tell(f"The demo needs network namespaces: {available.reason}")
+        tell(f"The demo needs network namespaces: {available.reason}")
         return CANNOT_RUN
     if available.rights is Rights.USER_NAMESPACE:
         enter_user_namespace()
-    return _perform(options, target)
+    return perform(target)
+
+
+def could_not_run(error: OSError | RuntimeError) -> int:
+    """Say why a performance came to nothing; return the exit status."""
+    # Only the kernel's errors have a strerror.
+    tell(f"The demo could not run: {getattr(error, 'strerror', None) or error}")
+    return CANNOT_RUN
 
 
 def _perform(options: Options, target: Path | None) -> int:
@@ -90,9 +112,7 @@ def _perform(options: Options, target: Path | None) -> int:
                 records = stage.records()
             interruption.check()
     except (OSError, RuntimeError) as error:
-        # Only the kernel's errors have a strerror.
-        _tell(f"The demo could not run: {getattr(error, 'strerror', None) or error}")
-        return CANNOT_RUN
+        return could_not_run(error)
     figures = figures_of(records)
     if options.as_json:
         drawn = _draw(records, figures, target)
@@ -122,6 +142,6 @@ def _draw(records: Records, figures: Figures, target: Path | None) -> Path | Non
     try:
         chart.draw(records, figures, target)
     except OSError as error:
-        _tell(f"{target}: the chart could not be written: {error.strerror}")
+        tell(f"{target}: the chart could not be written: {error.strerror}")
         return None
     return target

@@ -1,0 +1,243 @@
+"""The demo's hosts and links, and one measurement of each link by the programs themselves.
+
+Two hosts with a link between them for each case::
+
+    near ==== half used ==== far
+    near ==== coalesced ==== far
+    near == token bucket === far
+
+On the far host runs `qwave sink`, on the near one `qwave probe`, once for each link, as they come:
+processes of their own, which know of the links no more than their addresses. What they say is
+written to files in memory, the samples too, so that nothing is on a disk if all of this is killed.
+
+How it stays exact: the links' emulators have a processor for themselves where there are two, and
+all else of the demo keeps off it. The truth is asked of a link for the time from the measurement's
+first sample to its last, so both speak of the same packets of others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from openqwave.cli.demo.probe.cases import CASES, Case
+from openqwave.cli.interruption import Interruption
+from openqwave.cli.probe.failures import INCONCLUSIVE, MEASURED
+from openqwave.cli.probe.outcome import Outcome
+from openqwave.cli.probe.recording import Recording, read
+from openqwave.estimate.samples import Sample, Train
+from openqwave.lab.emulation import EmulatedLink, EmulatorCounters
+from openqwave.lab.hosts import Host
+from openqwave.lab.pathmodel import Truth
+from openqwave.lab.topology import Lab
+
+# Often enough for a view that seems alive, seldom enough not to be in the measurement's way.
+TICK_S = 0.25
+# While a program starts there is nothing to disturb.
+STARTING_S = 0.02
+# A measurement takes 3 s and its program's start less than one; the rest is a busy machine.
+PATIENCE_S = 30.0
+
+_QWAVE = (sys.executable, "-m", "openqwave.cli")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How far it is.
+
+    Attributes:
+        case: The link that is measured.
+        elapsed_s: Since its measurement's program was started.
+        said: The last line that this program wrote; empty before.
+        is_over: Whether it has ended.
+    """
+
+    case: Case
+    elapsed_s: float
+    said: str
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One link, measured.
+
+    Attributes:
+        case: Which.
+        outcome: What was measured.
+        samples: From which.
+        truth: What the link carried meanwhile, on the way that was measured.
+        counters: How punctual the link was.
+    """
+
+    case: Case
+    outcome: Outcome
+    samples: tuple[Sample, ...]
+    truth: Truth
+    counters: EmulatorCounters
+
+
+def sent_ns(sample: Sample) -> int:
+    """When a sample's first packet left, CLOCK_REALTIME."""
+    return sample.sent_ns[0] if isinstance(sample, Train) else sample.sent_ns
+
+
+class Stage:
+    """One performance, from building to taking down; a context manager.
+
+    Attributes:
+        records: What was measured so far, in the order of the cases.
+    """
+
+    def __init__(self, interruption: Interruption) -> None:
+        """Build everything and wait for the sink; `moments` measures.
+
+        Raises:
+            OSError: The kernel refuses a namespace or a tap.
+            RuntimeError: An emulator or the sink did not start; the message is its own.
+            Interrupted: A signal came.
+        """
+        self.records: list[Record] = []
+        self._interruption = interruption
+        self._resources = contextlib.ExitStack()
+        self._links: dict[str, EmulatedLink] = {}
+        try:
+            self._build()
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def _build(self) -> None:
+        emulators_cpu = self._give_up_a_cpu()
+        lab = self._resources.enter_context(Lab())
+        self._near, self._far = lab.host("near"), lab.host("far")
+        for case in CASES:
+            self._links[case.name] = lab.emulated_link(
+                self._near,
+                self._far,
+                case.spec,
+                cpu=emulators_cpu,
+                is_realtime=emulators_cpu is not None,
+            )
+            self._interruption.check()
+        # After the links: whom it answers is decided by them.
+        self._sink = _Program(self._far, self._resources, "sink")
+        while not self._sink.output():
+            if self._sink.status is not None:
+                raise RuntimeError(self._sink.last_error())
+            self._interruption.pause(STARTING_S)
+
+    def _give_up_a_cpu(self) -> int | None:
+        """Keep this process, and what it starts, off one processor; None where there is but one."""
+        allowed = os.sched_getaffinity(0)
+        if len(allowed) < 2:
+            return None
+        given_up = max(allowed)
+        os.sched_setaffinity(0, allowed - {given_up})
+        self._resources.callback(os.sched_setaffinity, 0, allowed)
+        return given_up
+
+    def moments(self) -> Iterator[Moment]:
+        """Measure one link after the other; `records` grows before a moment that is over.
+
+        Raises:
+            RuntimeError: A program or a link failed; the message is its own.
+            TimeoutError: A measurement does not come to its end.
+            Interrupted: A signal came.
+        """
+        for case in CASES:
+            yield from self._measure(case, self._links[case.name])
+
+    def _measure(self, case: Case, link: EmulatedLink) -> Iterator[Moment]:
+        started_s = time.monotonic()
+        with contextlib.ExitStack() as resources:
+            samples = _memory(resources)
+            probe = _Program(
+                self._near,
+                resources,
+                *("probe", "--samples", f"/proc/self/fd/{samples}", link.b.ipv4),
+                pass_fd=samples,
+            )
+            while probe.status is None:
+                elapsed_s = time.monotonic() - started_s
+                if elapsed_s > PATIENCE_S:
+                    raise TimeoutError(f"the measurement of {case.title} does not end")
+                yield Moment(case, elapsed_s, probe.last_error())
+                self._interruption.pause(TICK_S)
+            if probe.status not in (MEASURED, INCONCLUSIVE):
+                raise RuntimeError(probe.last_error() or f"qwave probe ended by {probe.status}")
+            self.records.append(_record(case, read(Path(f"/proc/self/fd/{samples}")), link))
+            yield Moment(case, time.monotonic() - started_s, probe.last_error(), is_over=True)
+
+    def close(self) -> None:
+        """Take everything down."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _record(case: Case, recording: Recording, link: EmulatedLink) -> Record:
+    times_ns = [sent_ns(sample) for sample in recording.samples]
+    if not times_ns:
+        raise RuntimeError(f"nothing was measured of {case.title}")
+    # Samples are of one clock, a link's books of another; this is their difference now.
+    ahead_ns = time.time_ns() - time.monotonic_ns()
+    forward, _ = link.truth(min(times_ns) - ahead_ns, max(times_ns) - ahead_ns)
+    return Record(case, recording.outcome(), recording.samples, forward, link.counters())
+
+
+def _memory(resources: contextlib.ExitStack) -> int:
+    """Make a file in memory; return its descriptor."""
+    fd = os.memfd_create("openqwave-demo")
+    resources.callback(os.close, fd)
+    return fd
+
+
+class _Program:
+    """`qwave` on a host, writing to memory; it ends with the lab."""
+
+    def __init__(
+        self,
+        host: Host,
+        resources: contextlib.ExitStack,
+        *arguments: str,
+        pass_fd: int | None = None,
+    ) -> None:
+        self._output, self._errors = _memory(resources), _memory(resources)
+        self._process = host.popen(
+            [*_QWAVE, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._errors,
+            pass_fds=() if pass_fd is None else (pass_fd,),
+        )
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def output(self) -> str:
+        """All that it has written so far."""
+        return _text(self._output)
+
+    def last_error(self) -> str:
+        """The last line that it has written to standard error."""
+        lines = _text(self._errors).splitlines()
+        return lines[-1] if lines else ""
+
+
+def _text(fd: int) -> str:
+    # Not by read, which would move the place where the program writes.
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
