@@ -2,6 +2,7 @@
 
 ===============  ==================================================================
 `samples`        what one train or one small probe has shown; lines of JSON
+`arrivals`       what the arrivals of one train show
 `dispersion`     capacity, from the spacing of packets that were sent together
 `idle`           the share of time a path stands idle, from one-way delays
 `strain`         available bandwidth, from trains offered near the capacity

@@ -27,7 +27,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
-from openqwave.estimate.clocks import align
+from openqwave.estimate.arrivals import spread_of
+from openqwave.estimate.clocks import Alignment, align
 from openqwave.estimate.dispersion import (
     CONFIDENCE,
     COVERAGE_FACTOR,
@@ -35,10 +36,9 @@ from openqwave.estimate.dispersion import (
     LinkKind,
     capacity,
     densest_half,
-    spread_of,
 )
 from openqwave.estimate.idle import IdleShare, idle_share
-from openqwave.estimate.rtt import jitter_back, jitter_there, round_trip
+from openqwave.estimate.rtt import jitter_back, jitter_there, quantile, round_trip
 from openqwave.estimate.samples import Gap, Sample, Train
 from openqwave.estimate.strain import Load, load, offered_bps
 from openqwave.model.estimates import (
@@ -60,6 +60,9 @@ AGREEING_ERRORS, AGREEING_PART = 3.0, 0.05
 # Trains that find so much less room than there is idle time, as a part of the capacity, leave
 # nothing to believe in.
 CONTRADICTION = 0.3
+# Timing that varies by a third of the longest train's span makes any rate out of it; of fewer
+# probes nothing is concluded.
+SHAKEN, LEAST_ALIGNED = 3, 20
 # Paced trains that may be lost beyond what single losses explain.
 MOST_LOST_PART = 0.1
 # Trains that are jostled by a queue elsewhere find somewhat less room than there is.
@@ -96,6 +99,10 @@ def report(samples: Iterable[Sample], supports_priority: bool | None = None) -> 
             gaps.append(sample)
     raw = capacity(trains)
     alignment = align(gaps)
+    if _is_shaken(trains, alignment):
+        raw = Capacity(
+            Inconclusive(Doubt.TOO_FAST, "this host or the sink's was not run in time"), raw.kind
+        )
     found, available = _both(raw, trains, gaps)
     return PathReport(
         capacity_bps=found.estimate,
@@ -109,6 +116,22 @@ def report(samples: Iterable[Sample], supports_priority: bool | None = None) -> 
         boost_bps=found.boost_bps,
         drift_ppm=alignment.drift_ppm,
     )
+
+
+def _is_shaken(trains: Sequence[Train], alignment: Alignment) -> bool:
+    """Does timing vary by as much as trains last, even for the best quarter of the probes?
+
+    A loaded link leaves probes that met nothing in one direction at least; hosts that are too busy
+    to send, carry and stamp packets leave none.
+    """
+    spans = sorted(sum(train.deltas_ns) for train in trains if not train.is_lost)
+    if not spans or len(alignment.waits) < LEAST_ALIGNED:
+        return False
+    best_ns = min(
+        quantile(sorted(wait.there_ns for wait in alignment.waits), 0.25),
+        quantile(sorted(wait.back_ns for wait in alignment.waits), 0.25),
+    )
+    return best_ns * SHAKEN > spans[-1]
 
 
 def _both(

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from openqwave.estimate.dispersion import COALESCED_SHARE, Spread, spread_of
+from openqwave.estimate.arrivals import Spread, spread_of
+from openqwave.estimate.dispersion import COALESCED_SHARE
 from openqwave.estimate.samples import Train
 from openqwave.model.estimates import Doubt, Inconclusive
 

@@ -20,14 +20,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from openqwave.estimate.dispersion import (
-    CONFIDENCE,
-    COVERAGE_FACTOR,
-    Capacity,
-    LinkKind,
-    capacity,
-    spread_of,
-)
+from openqwave.estimate.arrivals import spread_of
+from openqwave.estimate.dispersion import CONFIDENCE, COVERAGE_FACTOR, Capacity, LinkKind, capacity
 from openqwave.estimate.idle import idle_share
 from openqwave.estimate.path import report
 from openqwave.estimate.samples import Gap, Sample, Train

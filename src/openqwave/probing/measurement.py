@@ -20,15 +20,15 @@ survives, gives a report of what was found until then.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from openqwave.estimate.dispersion import capacity, knee_of, spread_of
+from openqwave.estimate.arrivals import knee_of, spread_of
+from openqwave.estimate.dispersion import capacity
 from openqwave.estimate.path import report
 from openqwave.estimate.samples import Gap, Train
-from openqwave.model.estimates import Estimate, PathReport
+from openqwave.model.estimates import Estimate
 from openqwave.probing import schedule
 from openqwave.probing.bundle import Bundle
 from openqwave.probing.outcomes import Ended, Failed
@@ -42,6 +42,7 @@ from openqwave.probing.packet_pair import (
 )
 from openqwave.probing.payloads import headers_bytes, probegap_packet_bytes
 from openqwave.probing.probegap import GapLost, GapReturned, ProbegapInitiator, Spacing
+from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Sampled, Wish
 from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator
 from openqwave.probing.schedule import Series
 from openqwave.probing.session import Event
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from openqwave.estimate.samples import Sample
+
+__all__ = ["QUICK", "Measured", "Measurement", "Phase", "Progressed", "Sampled", "Wish"]
 
 # Keys of the sessions inside.
 PAIR, GAP, ROUTE = 1, 2, 3
@@ -71,83 +74,6 @@ SETTLE_NS = 40_000_000
 PROBES_NS = 5_000_000
 # How often `Progressed` is told.
 PROGRESS_NS = 250_000_000
-
-
-class Phase(enum.Enum):
-    """Where a measurement stands; the value is for people."""
-
-    CONNECT = "connecting"
-    RAMP = "lengthening trains"
-    STEADY = "measuring the capacity"
-    LOAD = "measuring what is available"
-    SETTLE = "waiting for the last replies"
-    OVER = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted of a measurement.
-
-    Attributes:
-        version: Of IP towards the sink, 4 or 6.
-        duration_ns: When the result is to be there, from the start, on links to 120 Mbit/s.
-        fast_duration_ns: And on faster ones, whose noise needs more trains.
-        is_quick: Fewer trains, for a first idea.
-        checks_priority: Whether 802.1p is tried; it has no meaning beyond the first router.
-    """
-
-    version: int = 4
-    duration_ns: int = 2_800_000_000
-    fast_duration_ns: int = 4_700_000_000
-    is_quick: bool = False
-    checks_priority: bool = True
-
-
-# The whole command takes less than a second, the interpreter's start included.
-QUICK = Wish(
-    duration_ns=700_000_000, fast_duration_ns=700_000_000, is_quick=True, checks_priority=False
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled(Event):
-    """A train or a small probe is complete, or lost."""
-
-    sample: Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed(Event):
-    """How far the measurement is.
-
-    Attributes:
-        phase: What it does.
-        elapsed_ns: Since its start.
-        sent_bytes: Of IP packets.
-        capacity_bps: As it is believed now; None before the first train.
-        rtt_ns: The last round trip; None before.
-    """
-
-    phase: Phase
-    elapsed_ns: int
-    sent_bytes: int
-    capacity_bps: int | None
-    rtt_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Measured(Event):
-    """What was found. The last event of a measurement.
-
-    Attributes:
-        report: The numbers.
-        elapsed_ns: Since the start.
-        sent_bytes: Of IP packets, to the sink.
-    """
-
-    report: PathReport
-    elapsed_ns: int
-    sent_bytes: int
 
 
 class Measurement(Bundle):

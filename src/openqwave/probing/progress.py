@@ -1,0 +1,90 @@
+"""What is wanted of a measurement, how far it is, and what it found: values of `measurement`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from openqwave.model.estimates import PathReport
+from openqwave.probing.session import Event
+
+if TYPE_CHECKING:
+    from openqwave.estimate.samples import Sample
+
+
+class Phase(enum.Enum):
+    """Where a measurement stands; the value is for people."""
+
+    CONNECT = "connecting"
+    RAMP = "lengthening trains"
+    STEADY = "measuring the capacity"
+    LOAD = "measuring what is available"
+    SETTLE = "waiting for the last replies"
+    OVER = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of a measurement.
+
+    Attributes:
+        version: Of IP towards the sink, 4 or 6.
+        duration_ns: When the result is to be there, from the start, on links to 120 Mbit/s.
+        fast_duration_ns: And on faster ones, whose noise needs more trains.
+        is_quick: Fewer trains, for a first idea.
+        checks_priority: Whether 802.1p is tried; it has no meaning beyond the first router.
+    """
+
+    version: int = 4
+    duration_ns: int = 2_800_000_000
+    fast_duration_ns: int = 4_700_000_000
+    is_quick: bool = False
+    checks_priority: bool = True
+
+
+# The whole command takes less than a second, the interpreter's start included.
+QUICK = Wish(
+    duration_ns=700_000_000, fast_duration_ns=700_000_000, is_quick=True, checks_priority=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Event):
+    """A train or a small probe is complete, or lost."""
+
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed(Event):
+    """How far the measurement is.
+
+    Attributes:
+        phase: What it does.
+        elapsed_ns: Since its start.
+        sent_bytes: Of IP packets.
+        capacity_bps: As it is believed now; None before the first train.
+        rtt_ns: The last round trip; None before.
+    """
+
+    phase: Phase
+    elapsed_ns: int
+    sent_bytes: int
+    capacity_bps: int | None
+    rtt_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Event):
+    """What was found. The last event of a measurement.
+
+    Attributes:
+        report: The numbers.
+        elapsed_ns: Since the start.
+        sent_bytes: Of IP packets, to the sink.
+    """
+
+    report: PathReport
+    elapsed_ns: int
+    sent_bytes: int
