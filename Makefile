@@ -4,13 +4,14 @@ PYTHON ?= python3
 export PYTHON
 RUN := .venv/bin
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench bench-paths docs clean
 
 help:
 	@echo "make demo    a stream survives a full link because it is in a flow (30 s)"
 	@echo "make test    all tests"
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
+	@echo "make bench-paths  accuracy of path measurements, beside iperf3 (20 min, wants a quiet machine)"
 	@echo "make docs    the documentation, into docs/_build/html"
 
 demo: .venv/.demo
@@ -27,6 +28,9 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	@$(RUN)/python bench/set_flow.py
+
+bench-paths: .venv/.dev
+	@$(RUN)/python -m bench.estimate
 
 docs: .venv/.docs
 	@$(RUN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
