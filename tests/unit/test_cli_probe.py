@@ -493,7 +493,7 @@ def test_off_link_allows_the_one_host(scripted: Scripted) -> None:
 def test_quick_takes_what_is_left_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quick, "age_ns", lambda: 300_000_000)
     wish = wish_of(replace(HERE, is_quick=True), 4)
-    assert wish == replace(QUICK, duration_ns=580_000_000, fast_duration_ns=580_000_000)
+    assert wish == replace(QUICK, duration_ns=550_000_000, fast_duration_ns=550_000_000)
     monkeypatch.setattr(quick, "age_ns", lambda: 20_000_000)
     assert quick.duration_ns(QUICK.duration_ns) == QUICK.duration_ns
     monkeypatch.setattr(quick, "age_ns", lambda: 5 * S)
