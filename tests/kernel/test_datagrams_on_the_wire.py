@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -21,7 +22,7 @@ from openqwave.drivers.trains import SendFault, Unsent
 from openqwave.lab.shape import Bottleneck
 from openqwave.lab.topology import Host, Lab
 from openqwave.model.endpoint import Endpoint
-from openqwave.model.errors import DisabledByPolicy
+from openqwave.model.errors import DisabledByPolicy, HostUnreachable
 from openqwave.probing.packet_pair import OPEN, PacketPairInitiator, Ready, TrainMeasured, TrainPlan
 from openqwave.probing.probegap import GapReturned, ProbegapInitiator
 from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator
@@ -498,31 +499,123 @@ def test_routes_of_a_host(beyond: Beyond) -> None:
     beyond.near.run(look)
 
 
+def attribute(kind: int, data: bytes) -> bytes:
+    """A netlink attribute (rtnetlink(7))."""
+    length = 4 + len(data)
+    return (struct.pack("=HH", length, kind) + data).ljust(-(-length // 4) * 4, b"\0")
+
+
+def hop(gateway: str | None, interface: int) -> bytes:
+    """One of several next hops: struct rtnexthop."""
+    data = b"" if gateway is None else attribute(5, ip_address(gateway).packed)
+    return struct.pack("=HBBi", 8 + len(data), 0, 0, interface) + data
+
+
+def add_route(network: str, attributes: bytes, kind: int = 1, table: int = 254) -> None:
+    """Tell the kernel, by hand: the libraries do not know all of these."""
+    address, _, bits = network.partition("/")
+    packed = ip_address(address).packed
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    # Family, lengths, TOS, table, RTPROT_BOOT, scope, type, flags.
+    body = struct.pack("=BBBBBBBBI", family, int(bits), 0, 0, table, 3, 0, kind, 0)
+    body += attribute(1, packed) + attributes
+    # RTM_NEWROUTE; NLM_F_REQUEST, _ACK, _CREATE, _EXCL.
+    header = struct.pack("=IHHII", 16 + len(body), 24, 0x605, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.send(header + body)
+        (code,) = struct.unpack_from("=i", sock.recv(4096), 16)
+    assert code == 0, f"{network}: error {-code}"
+
+
+def test_routes_of_all_kinds(lab: Lab) -> None:
+    left, right = lab.host("left"), lab.host("right")
+    interface = lab.link(left, right).a
+    router, router6 = right.ipv4, right.ipv6
+    index = struct.pack("=i", interface.index)
+    # LWTUNNEL_IP_ID and LWTUNNEL_IP_DST; LWTUNNEL_ENCAP_IP.
+    tunnel = attribute(1, struct.pack("!Q", 4)) + attribute(2, ip_address(router).packed)
+
+    def add_and_look() -> None:
+        add_route("10.100.0.0/16", attribute(4, index))
+        add_route("10.101.0.0/16", attribute(5, ip_address(router).packed))
+        add_route("10.102.0.0/16", attribute(9, hop(router, interface.index) * 2))
+        # Near by one way and far by the other is far: either may be taken.
+        shared = hop(None, interface.index) + hop(router, interface.index)
+        add_route("10.103.0.0/16", attribute(9, shared))
+        add_route("10.104.0.0/16", b"", kind=7)
+        by_ipv6 = struct.pack("=H", socket.AF_INET6) + ip_address(router6).packed
+        add_route("10.105.0.0/16", attribute(18, by_ipv6) + attribute(4, index))
+        add_route("10.106.0.0/16", attribute(5, ip_address(router).packed), table=100)
+        encapsulated = attribute(21, struct.pack("=H", 2)) + attribute(22, tunnel)
+        add_route("10.107.0.0/16", attribute(4, index) + encapsulated)
+        # IPv6 wants them different.
+        other6 = hop(router6.replace("::2", "::9"), interface.index)
+        add_route("fd01::/64", attribute(9, hop(router6, interface.index) + other6))
+        with Adjacency() as here:
+            found = {
+                host: (here.is_on_link(endpoint(host, 0)), here.gateway_of(endpoint(host, 0)))
+                for host in [*(f"10.{network}.0.1" for network in range(100, 108)), "fd01::1"]
+            }
+        assert found == {
+            "10.100.0.1": (True, ""),
+            "10.101.0.1": (False, router),
+            "10.102.0.1": (False, router),
+            "10.103.0.1": (False, router),
+            "10.104.0.1": (False, "none: the route leads nowhere"),
+            "10.105.0.1": (False, router6),
+            "10.106.0.1": (False, "none: no route leads there"),
+            "10.107.0.1": (False, "a tunnel"),
+            "fd01::1": (False, router6),
+        }
+
+    left.run(add_and_look)
+
+
+@contextlib.contextmanager
+def other_network(host: Host) -> Iterator[None]:
+    """Give a host's interface an address of 198.51.100.0/24, for a while."""
+    from pyroute2 import IPRoute
+
+    where = {"index": host.interface.index, "address": "198.51.100.1", "prefixlen": 24}
+
+    def change(verb: str) -> None:
+        with IPRoute() as netlink:
+            netlink.addr(verb, **where)
+
+    host.run(change, "add")
+    try:
+        yield
+    finally:
+        host.run(change, "del")
+
+
+def test_a_host_learns_of_a_new_network_at_once(
+    left: Host, hosting: Callable[..., ExperimentHost]
+) -> None:
+    host = hosting(left)
+    peer = "198.51.100.7"
+    with pytest.raises(HostUnreachable):
+        host.run(Script(), peer)
+    with other_network(left):
+        assert list(host.run(Script(), peer)) != []
+
+
 def test_a_new_network_is_noticed(left: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adjacency, "LOOK_NS", 0)
     peer = endpoint("198.51.100.7", 0)
 
-    def add_and_look() -> None:
-        from pyroute2 import IPRoute
+    reads = []
 
-        reads = []
+    def read() -> list[Route]:
+        reads.append(True)
+        return read_routes()
 
-        def read() -> list[Route]:
-            reads.append(True)
-            return read_routes()
-
-        with Adjacency(read=read) as here:
-            assert not here.is_on_link(peer)
-            assert not here.is_on_link(peer)
-            assert len(reads) == 1
-            with IPRoute() as netlink:
-                where = {"index": left.interface.index, "address": "198.51.100.1", "prefixlen": 24}
-                netlink.addr("add", **where)
-                try:
-                    assert here.is_on_link(peer)
-                    assert len(reads) == 2
-                finally:
-                    netlink.addr("del", **where)
-            assert not here.is_on_link(peer)
-
-    left.run(add_and_look)
+    # It hears of what happens in the network where it was made.
+    with left.run(lambda: Adjacency(read=lambda: left.run(read))) as here:
+        assert not here.is_on_link(peer)
+        assert not here.is_on_link(peer)
+        assert len(reads) == 1
+        with other_network(left):
+            assert here.is_on_link(peer)
+            assert len(reads) == 2
+        assert not here.is_on_link(peer)

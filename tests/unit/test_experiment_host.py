@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -129,6 +130,15 @@ def test_a_connection_is_closed_on_request(host: ExperimentHost, far: FarEnd) ->
     assert verbs(running) == ["start", "connected"]
 
 
+def test_cancelling_closes_connections(host: ExperimentHost, far: FarEnd) -> None:
+    running = host.run(Script(OpenStream(1)), LOOPBACK)
+    with far.accept() as accepted:
+        wait_for(running, "connected")
+        running.cancel()
+        assert accepted.recv(10) == b""
+    assert verbs(running) == []
+
+
 def test_a_closed_port_refuses(host: ExperimentHost) -> None:
     running = host.run(Script(OpenStream(1)), LOOPBACK)
     assert wait_for(running, "closed").details == (1, CloseReason.REFUSED)
@@ -154,6 +164,47 @@ def test_a_silent_peer_is_given_up(host: ExperimentHost, monkeypatch: pytest.Mon
             other.connect_ex(listener.getsockname())
         running = host.run(Script(OpenStream(1)), LOOPBACK)
         assert wait_for(running, "closed").details == (1, CloseReason.TIMED_OUT)
+
+
+# More than the kernel keeps for a connection.
+LARGE = bytes(range(256)) * 32_768
+
+
+def allow_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stream keep all of it, though the kernel takes little."""
+    init = streams.Stream.__init__
+
+    def made(self: streams.Stream, sock: socket.socket, *, is_connecting: bool = False) -> None:
+        init(self, sock, is_connecting=is_connecting)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+
+    monkeypatch.setattr(streams.Stream, "__init__", made)
+    monkeypatch.setattr(streams, "OUTPUT_BYTES", 2 * len(LARGE))
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read as much as `LARGE` has."""
+    data = bytearray()
+    while len(data) < len(LARGE) and (part := sock.recv(65_536)):
+        data += part
+    return bytes(data)
+
+
+def test_what_the_kernel_does_not_take_at_once_follows(
+    host: ExperimentHost, far: FarEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_large(monkeypatch)
+
+    def answer(told: Told) -> Sequence[Effect]:
+        return (SendStream(1, LARGE),) if told.what == "connected" else ()
+
+    far.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    running = host.run(Script(OpenStream(1), answer=answer), LOOPBACK)
+    with far.accept() as accepted:
+        wait_for(running, "connected")
+        assert read_all(accepted) == LARGE
+        accepted.sendall(b"thanks")
+        assert wait_for(running, "stream").details == (1, b"thanks")
 
 
 def test_writing_to_what_is_gone_is_no_error(host: ExperimentHost) -> None:
@@ -216,8 +267,10 @@ def test_a_slow_train_lets_others_live(host: ExperimentHost, far: FarEnd) -> Non
         wait_for(running, "connected")
         accepted.sendall(b"x")
         told = wait_for(running, "stream")
+    # Many more turns than the train has datagrams.
+    last_ns = max(sending.do(lambda now_ns: now_ns) for _ in range(50))
     sent = wait_for(sending, "sent")
-    assert told.now_ns < sent.now_ns
+    assert told.now_ns < last_ns < sent.now_ns
     stamps = cast("tuple[int, ...]", sent.details[1])
     assert stamps[-1] - stamps[0] > 450_000_000
 
@@ -368,6 +421,53 @@ def _is_connected(peer: socket.socket) -> bool:
     return peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
 
 
+def test_a_peer_that_reads_late_gets_everything(
+    host: ExperimentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_large(monkeypatch)
+
+    def answer(told: Told) -> Sequence[SendStream]:
+        connection = cast("int", told.details[0])
+        return (SendStream(connection, LARGE),) if told.what == "stream" else ()
+
+    serving = host.serve(scripted_sink(ScriptedSink(answer)))
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(PATIENCE_S)
+        peer.connect((LOOPBACK, PORT))
+        peer.sendall(b"?")
+        wait_for(serving, "stream")
+        assert read_all(peer) == LARGE
+
+
+def test_without_descriptors_accepting_rests(host: ExperimentHost) -> None:
+    serving = host.serve(scripted_sink(ScriptedSink(echo_all)))
+    with socket.socket() as peer:
+        peer.settimeout(PATIENCE_S)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_descriptors()) + 1, limits[1]))
+        fillers = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    fillers.append(os.dup(peer.fileno()))
+            peer.connect((LOOPBACK, PORT))
+            wall_ns, used_ns = host.call(lambda _: (time.monotonic_ns(), time.thread_time_ns()))
+            with pytest.raises(TimedOut):
+                serving.next_event(0.2)
+            now_ns, use_ns = host.call(lambda _: (time.monotonic_ns(), time.thread_time_ns()))
+            # The listener is ready all the while, and the thread does not run in circles.
+            assert use_ns - used_ns < (now_ns - wall_ns) / 4
+        finally:
+            for filler in fillers:
+                os.close(filler)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        # It is taken when there is room again.
+        peer.sendall(b"x")
+        assert peer.recv(1) == b"x"
+        wait_for(serving, "connection")
+
+
 def test_a_host_serves_one_sink(host: ExperimentHost) -> None:
     first = host.serve(Sink())
     with pytest.raises(InvalidParameter):
@@ -456,6 +556,17 @@ def test_without_a_sink_everything_from_the_peer_is_the_sessions(host: Experimen
     script = Script(again, lasts_ns=3_600_000_000_000)
     host.run(script, LOOPBACK)
     assert wait_for(running, "datagram").details[0] == b"again"
+
+
+def test_a_session_may_go_on_for_as_long_as_it_wants(host: ExperimentHost) -> None:
+    def answer(told: Told) -> Sequence[Effect]:
+        if told.what != "sent":
+            return ()
+        last = cast("SendTrain", told.details[0]).number
+        return (SendTrain(1, last + 1, Channel.GAP, (b"x",)),) if last < 100 else ()
+
+    running = host.run(Script(SendTrain(1, 1, Channel.GAP, (b"x",)), answer=answer), LOOPBACK)
+    assert verbs(running).count("sent") == 100
 
 
 # -- somebody else's port -------------------------------------------------------------

@@ -136,11 +136,9 @@ class Initiating:
                 self._carry_out(effect, now_ns)
             while (event := session.next_event()) is not None:
                 self._mailbox.put(event)
-            self._has_more = bool(self._inputs)
-            if not effects and not self._has_more:
+            self._has_more = bool(effects or self._inputs)
+            if not self._has_more:
                 break
-        else:
-            self._has_more = True
         self._timer_ns = session.next_timer_ns()
 
     @property
