@@ -19,9 +19,11 @@ the lower part of the range is nearly constant). So with N the distribution of t
     F(x) = p N(x) + c Integral(0..x) N        for x up to a part of D
 
 which is linear in the wanted share `p` and in the density `c`: least squares over the lower part
-of the distribution gives both. The noise is taken from probes that met no queue: the way back,
-through the same two hosts' clocks, interrupts and schedulers, when that way is idle. Where it is
-not, the noise is wider than it should be, the residual grows, and the answer is refused.
+of the distribution gives both. What the noise looks like is tried out: it has the shape of the
+delays on the way back, where probes meet the same hosts' interrupts and schedulers and mostly no
+queue, or it is exponential, and either may be wider or narrower; what leaves the least of the
+distribution unexplained is taken. Noise that would fill most of the fitted range is not tried,
+because then it could be taken for the waits themselves.
 
 **What is taken out.** The measurement is load itself. A queue conserves work: whatever was sent in
 the window, probes and trains, made the link busy for exactly its own time, be it at once or later.
@@ -50,6 +52,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from openqwave.estimate.clocks import Alignment, align
+from openqwave.estimate.rtt import quantile
 from openqwave.estimate.samples import Gap, Train
 from openqwave.model.estimates import Doubt, Inconclusive
 
@@ -60,9 +63,11 @@ FULL_PACKET_BYTES = 1500
 LINEAR_PART = 0.6
 # Points of the distribution that are fitted; more of them change nothing.
 POINTS = 40
-# The noise has to be so much narrower than the fitted range that both columns of the fit differ:
-# its 75th percentile within the range. Beyond, shares came out anywhere.
-LEAST_NOISE_FIT = 0.75
+# The noise's 75th percentile as a part of the fitted range: wider ones are not tried, and where the
+# way back is noisier than that by itself, and no narrower noise fits, shares came out anywhere.
+WIDEST_NOISE = 0.35
+# Widths that are tried, as powers of this ratio: a tenth more or less does not change the answer.
+WIDTH_RATIO, WIDTHS = 1.25, 16
 # Share of probes whose fit leaves more than this is refused, in units of the share; a good fit
 # leaves 0.002 to 0.015 with 100 to 2,000 probes.
 WORST_RESIDUAL = 0.05
@@ -96,7 +101,7 @@ class IdleShare:
     error: float
     residual: float
     probe_count: int
-    noise_ns: int
+    noise_ns: float
 
 
 def idle_share(
@@ -125,15 +130,14 @@ def idle_share(
     if len(waits) < LEAST_PROBES:
         return Inconclusive(Doubt.TOO_FEW, f"{len(waits)} small probes came back")
     span_ns = LINEAR_PART * packet_ns
-    noise_ns = noise[len(noise) * 3 // 4]
-    if bisect_right(noise, span_ns) < LEAST_NOISE_FIT * len(noise):
-        return Inconclusive(
-            Doubt.TOO_FAST,
-            f"a packet takes {packet_ns / 1e3:.0f} us, and timing varies by {noise_ns / 1e3:.0f}",
-        )
     count = len(waits) + _lost_in_a_queue(seen, alignment, packet_ns)
-    level, residual = _fit(waits, noise, span_ns, count)
+    level, residual, noise_ns = _best_fit(waits, noise, span_ns, count)
     if residual > WORST_RESIDUAL:
+        if quantile(noise, 0.25) > span_ns:
+            return Inconclusive(
+                Doubt.TOO_FAST,
+                f"a packet takes {packet_ns / 1e3:.0f} us, and timing varies by more",
+            )
         return Inconclusive(
             Doubt.UNSTEADY, f"the delays do not look like a queue's (residual {residual:.3f})"
         )
@@ -171,23 +175,41 @@ def _apart(
     return kept
 
 
-def _fit(
-    waits: Sequence[int], noise: Sequence[int], span_ns: float, count: int
-) -> tuple[float, float]:
-    """Level and residual of the two-column least squares; `waits` and `noise` sorted."""
+def _best_fit(
+    waits: Sequence[int], back: Sequence[int], span_ns: float, count: int
+) -> tuple[float, float, float]:
+    """Level, residual and noise width that explain the waits best; input is sorted."""
     points = [span_ns * (turn + 1) / POINTS for turn in range(POINTS)]
     found = [bisect_right(waits, x) / count for x in points]
-    steps = [bisect_right(noise, x) / len(noise) for x in points]
-    sums = [0, *accumulate(noise)]
-    ramps = []
-    for x in points:
-        below = bisect_right(noise, x)
-        ramps.append((below * x - sums[below]) / len(noise) / span_ns)
-    ss = sum(step * step for step in steps)
-    sr = sum(step * ramp for step, ramp in zip(steps, ramps, strict=True))
-    rr = sum(ramp * ramp for ramp in ramps)
-    sf = sum(step * value for step, value in zip(steps, found, strict=True))
-    rf = sum(ramp * value for ramp, value in zip(ramps, found, strict=True))
+    sums = [0, *accumulate(back)]
+    back_ns = max(1, quantile(back, 0.75))
+
+    def like_back(x: float, scale: float) -> tuple[float, float]:
+        below = bisect_right(back, x / scale)
+        return below / len(back), (below * x - sums[below] * scale) / len(back) / span_ns
+
+    def exponential(x: float, scale: float) -> tuple[float, float]:
+        tail = math.exp(-x / scale)
+        return 1 - tail, (x - scale * (1 - tail)) / span_ns
+
+    best = (0.0, math.inf, 0.0)
+    for shape, unit_ns in ((like_back, float(back_ns)), (exponential, math.log(4))):
+        for turn in range(WIDTHS):
+            width_ns = WIDEST_NOISE * span_ns / WIDTH_RATIO**turn
+            columns = [shape(x, width_ns / unit_ns) for x in points]
+            level, residual = _fit(found, columns)
+            if residual < best[1]:
+                best = level, residual, width_ns
+    return best
+
+
+def _fit(found: Sequence[float], columns: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Level and residual of the two-column least squares: steps and ramps."""
+    ss = sum(step * step for step, _ in columns)
+    sr = sum(step * ramp for step, ramp in columns)
+    rr = sum(ramp * ramp for _, ramp in columns)
+    sf = sum(step * value for (step, _), value in zip(columns, found, strict=True))
+    rf = sum(ramp * value for (_, ramp), value in zip(columns, found, strict=True))
     determinant = ss * rr - sr * sr
     # Both are counts: neither can be negative.
     level = max(0.0, (sf * rr - rf * sr) / determinant) if determinant > 0 else 0.0
@@ -197,9 +219,9 @@ def _fit(
     residual = math.sqrt(
         sum(
             (value - level * step - density * ramp) ** 2
-            for value, step, ramp in zip(found, steps, ramps, strict=True)
+            for (step, ramp), value in zip(columns, found, strict=True)
         )
-        / POINTS
+        / len(found)
     )
     return min(1.0, level), residual
 

@@ -12,6 +12,13 @@ the capacity the link may fall idle inside the train, and X is no longer all tha
 are offered at the capacity, or slightly below where the harm has to be smaller, and the queue that
 they leave behind is X times their length.
 
+**Late stamps.** A queue that other traffic fills while a train passes only grows, as long as the
+train keeps the link busy. Stamps are late at times, never early. So what a packet is behind,
+beyond all packets after it, is lateness: the growth of the queue at a packet is the least that it
+and those after it are behind, and the same holds for the first packet, whose own lateness makes
+all others look early. This also reads clumps of a receiver's timer rightly, whose last packets are
+the punctual ones.
+
 **Many trains.** X of one train is the traffic of some milliseconds. The mean over trains that start
 at random times is the mean over the time (Poisson arrivals see time averages); its standard error
 follows from their spread, whatever the traffic is.
@@ -22,10 +29,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean, stdev
 
-from openqwave.estimate.arrivals import Spread, spread_of
-from openqwave.estimate.dispersion import COALESCED_SHARE
 from openqwave.estimate.samples import Train
 from openqwave.model.estimates import Doubt, Inconclusive
 
@@ -34,6 +40,12 @@ from openqwave.model.estimates import Doubt, Inconclusive
 LEAST_PUNCTUALITY = 0.85
 # Fewer trains have no spread to take an error from.
 LEAST_TRAINS = 4
+# This part of a train's packets, at its end, only says how late those before them were. Trains of a
+# few packets are those of slow links, where lateness is nothing.
+TAIL_PART = 8
+# Bursts of other traffic come at up to a few times the capacity, and fill its queue; a train that
+# saw more saw its receiver stand still.
+MOST_CROSS = 3
 # Trains are offered at this part of the capacity or above where their count is to be exact.
 EXACT_PART = 0.9
 
@@ -60,20 +72,23 @@ def offered_bps(train: Train) -> float:
 
 
 def cross_bps(train: Train, capacity_bps: int) -> float | None:
-    """The other traffic's rate while a train passed; None if the train was not punctual."""
-    spread = spread_of(train)
-    if spread is None:
-        return None
+    """The other traffic's rate while a train passed.
+
+    None if the train's sender was not punctual, or its receiver later than traffic explains.
+    """
     offered = offered_bps(train)
     wanted = train.packet_bytes * 8e9 / train.gap_ns if train.gap_ns else offered
     if offered < LEAST_PUNCTUALITY * wanted:
         return None
-    return offered * (capacity_bps / _left_at_bps(spread) - 1)
-
-
-def _left_at_bps(spread: Spread) -> float:
-    """The rate at which a train left the narrow link, clumps of a receiver's timer taken out."""
-    return spread.timed_bps if spread.clumped_share > COALESCED_SHARE else spread.rate_bps
+    packet_ns = train.packet_bytes * 8e9 / capacity_bps
+    # How much later than by the capacity alone each packet came than the first.
+    behind = [
+        time - number * packet_ns for number, time in enumerate([0, *accumulate(train.deltas_ns)])
+    ]
+    last = len(behind) - 1 - len(behind) // TAIL_PART
+    grown_ns = min(behind[last:]) - min(behind)
+    cross = offered * grown_ns / (last * packet_ns)
+    return None if cross > MOST_CROSS * capacity_bps else cross
 
 
 def load(trains: Sequence[Train], capacity_bps: int) -> Load | Inconclusive:
