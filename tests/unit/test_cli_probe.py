@@ -74,7 +74,7 @@ UNKNOWN = replace(
 NOWHERE = PathReport(
     *(Inconclusive(Doubt.NO_SAMPLES),) * 5,
     loss_ppm=Estimate(1_000_000, 990_000, 1_000_000, 0.95, "echo"),
-    supports_priority=None,
+    supports_priority=False,
     link="a queue with a rate",
 )
 TO = Destination("there", "192.0.2.1", 4)
@@ -335,12 +335,14 @@ def test_inconclusive_is_status_3(report: PathReport, scripted: Scripted, capsys
     assert output.err == ""
 
 
-def test_silence_has_a_hint(scripted: Scripted, capsys: Output) -> None:
-    scripted(Measured(NOWHERE, S, 1000))
-    assert run_probe(HERE) == 3
-    assert capsys.readouterr().err == (
-        "No probe was answered: does a firewall drop UDP port 2177?\n"
-    )
+@pytest.mark.parametrize("watches", [False, True])
+def test_silence_has_a_hint(watches: bool, scripted: Scripted, capsys: Output) -> None:
+    scripted(Measured(NOWHERE, S, 1000), ctrl_c)
+    assert run_probe(replace(HERE, watches=watches)) == 3
+    output = capsys.readouterr()
+    assert output.err == "No probe was answered: does a firewall drop UDP port 2177?\n"
+    # To the protocol silence means no; who hears nothing at all knows nothing.
+    assert "priority tags    not known: no probe was answered\n" in output.out
 
 
 @pytest.mark.parametrize("reason", list(Failure))

@@ -131,9 +131,13 @@ def _write(text: str) -> None:
 def _say(outcome: Outcome, *, as_json: bool) -> int:
     """Print the result; return its exit status."""
     _write(json.dumps(outcome.to_json(), indent=2) + "\n" if as_json else table(outcome))
+    _hint(outcome)
+    return _status(outcome)
+
+
+def _hint(outcome: Outcome) -> None:
     if outcome.is_silent:
         _tell("No probe was answered: does a firewall drop UDP port 2177?")
-    return _status(outcome)
 
 
 def _status(outcome: Outcome) -> int:
@@ -167,6 +171,7 @@ def _watch(
 ) -> Outcome:
     """Print the first result, then one each second until the time is over; return the last."""
     _write(_json_line(outcome) if options.as_json else table(outcome))
+    _hint(outcome)
     end_ns = math.inf if options.watch_s is None else options.watch_s * NS_PER_S
     # A signal is what ends a watch in order.
     with contextlib.suppress(Interrupted):

@@ -10,13 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from openqwave.model.estimates import Estimate, Estimated, Inconclusive, PathReport
+from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive, PathReport
 
 # Changes when a field changes its meaning or goes away, not when one is added.
 FORMAT = 1
-
-# All that was sent came to nothing, in the unit of `PathReport.loss_ppm`.
-_ALL_LOST_PPM = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +63,29 @@ class Outcome:
         )
 
     @property
-    def unknowns(self) -> list[tuple[str, str]]:
-        """What is not known of the two that matter most, and why."""
-        found = []
-        for name, estimated in (
-            ("the capacity", self.report.capacity_bps),
-            ("the available bandwidth", self.report.available_bps),
-        ):
-            if isinstance(estimated, Inconclusive):
-                found.append((name, reason_of(estimated)))
-        return found
-
-    @property
     def is_silent(self) -> bool:
         """Did not a single small probe come back?"""
-        loss = self.report.loss_ppm
-        return isinstance(loss, Estimate) and loss.value == _ALL_LOST_PPM
+        rtt = self.report.rtt_ns
+        return isinstance(rtt, Inconclusive) and rtt.doubt is Doubt.NO_SAMPLES
+
+    @property
+    def supports_priority(self) -> bool | None:
+        """Whether the path carries 802.1p tags; None where it is not known.
+
+        To the protocol a route check without any answer means no. Where nothing else is answered,
+        either, it says nothing of tags.
+        """
+        return None if self.is_silent else self.report.supports_priority
 
     @property
     def priority_doubt(self) -> str:
         """Why it is not known whether priority is supported; empty if it is known."""
-        if self.report.supports_priority is not None:
+        if self.supports_priority is not None:
             return ""
         if not self.checked_priority:
             return "it was not tried"
+        if self.is_silent:
+            return "no probe was answered"
         return "the route check came to no result"
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +103,7 @@ class Outcome:
             "jitter_there_ns": _to_json(report.jitter_there_ns),
             "jitter_back_ns": _to_json(report.jitter_back_ns),
             "loss_ppm": _to_json(report.loss_ppm),
-            "supports_priority": report.supports_priority,
+            "supports_priority": self.supports_priority,
             "priority_reason": self.priority_doubt or None,
             "link": report.link,
             "boost_bps": report.boost_bps,

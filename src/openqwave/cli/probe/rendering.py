@@ -137,7 +137,7 @@ def _beside(start: str, text: str, width: int) -> list[str]:
 
 
 def _priority(outcome: Outcome) -> str:
-    match outcome.report.supports_priority:
+    match outcome.supports_priority:
         case True:
             return "supported"
         case False:
