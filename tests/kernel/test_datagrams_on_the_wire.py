@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from openqwave.drivers import adjacency, trains
+from openqwave.drivers import adjacency, stamps, trains
 from openqwave.drivers.adjacency import Adjacency
 from openqwave.drivers.datagrams import Marking, ProbeSocket
 from openqwave.drivers.experiments import ExperimentHost, Running
@@ -238,11 +238,11 @@ def test_stamps_are_the_kernels(left: Host, right: Host, monkeypatch: pytest.Mon
         found = receive(far, 4)
     assert departure.is_kernel == (True,) * 4
     came_ns = [arrival.stamp_ns for _, arrival in found]
-    for stamps in (departure.stamps_ns, came_ns):
-        assert before_ns < stamps[0]
-        assert stamps[-1] < after_ns
+    for times_ns in (departure.stamps_ns, came_ns):
+        assert before_ns < times_ns[0]
+        assert times_ns[-1] < after_ns
         # The first may be late by what it takes to wake a path; the others are never early.
-        assert stamps[-1] - stamps[0] > 3 * gap_ns - 5_000_000
+        assert times_ns[-1] - times_ns[0] > 3 * gap_ns - 5_000_000
 
 
 def test_a_paced_train_on_the_wire(left: Host, right: Host) -> None:
@@ -252,8 +252,8 @@ def test_a_paced_train_on_the_wire(left: Host, right: Host) -> None:
             [bytes(1400)] * count, endpoint(right.ipv4, far.local_port), gap_ns
         )
         came_ns = [arrival.stamp_ns for _, arrival in receive(far, count)]
-    for stamps in (departure.stamps_ns, came_ns):
-        offsets_ns = [stamp - stamps[0] - turn * gap_ns for turn, stamp in enumerate(stamps)]
+    for times_ns in (departure.stamps_ns, came_ns):
+        offsets_ns = [when - times_ns[0] - turn * gap_ns for turn, when in enumerate(times_ns)]
         # 20 us were seen, 4 ms beside other work; a schedule that slips is late by a gap each.
         assert all(-5_000_000 < offset < 50_000_000 for offset in offsets_ns)
     assert departure.is_kernel == (True,) * count
@@ -273,6 +273,21 @@ def test_the_hosts_own_queue_is_part_of_the_path(lab: Lab) -> None:
     assert came_ns[-1] - came_ns[0] > 20_000_000
     # The stamps are there before the packets are gone, and hide no queueing.
     assert came_ns[-1] - departure.stamps_ns[-1] > 15_000_000
+
+
+def test_a_neighbour_that_is_not_there_is_waited_for_once(
+    left: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Datagrams wait for its Ethernet address, and their stamps with them.
+    patience_ms, count = 300, 10
+    monkeypatch.setattr(stamps, "_PATIENCE_MS", patience_ms)
+    nobody = endpoint(left.ipv4.rpartition(".")[0] + ".77", PORT)
+    with probe_at(left, 4, receives=False) as near:
+        start_ns = time.monotonic_ns()
+        departures = [near.send_train([b"x"], nobody) for _ in range(count)]
+        assert time.monotonic_ns() - start_ns < 3 * patience_ms * 1_000_000
+    assert {departure.is_kernel for departure in departures} == {(False,)}
+    assert all(abs(one.stamps_ns[0] - time.time_ns()) < PATIENCE_S * 1e9 for one in departures)
 
 
 # -- experiment hosts -----------------------------------------------------------------

@@ -541,6 +541,24 @@ def test_a_probe_that_returns_is_the_sessions_alone(host: ExperimentHost) -> Non
     assert wait_for(serving, "datagram").details[0] == b"\x06late"
 
 
+def test_what_was_not_read_in_time_is_told(host: ExperimentHost) -> None:
+    serving = host.serve(scripted_sink(ScriptedSink()))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.connect((LOOPBACK, PORT))
+
+        def flood(loop: ExperimentLoop) -> int:
+            """In the host's thread, which cannot read meanwhile: more than the buffer holds."""
+            for _ in range(20_000):
+                other.send(bytes(1400))
+            return loop.dropped
+
+        dropped = host.call(flood)
+    assert dropped > 0
+    assert host.dropped_datagrams() == dropped
+    serving.cancel()
+    assert host.dropped_datagrams() == dropped
+
+
 def test_without_a_sink_everything_from_the_peer_is_the_sessions(host: ExperimentHost) -> None:
     running = host.run(
         Script(

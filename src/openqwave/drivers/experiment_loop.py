@@ -80,6 +80,7 @@ class ExperimentLoop:
         self._towards: dict[tuple[bytes, int], list[Initiating]] = {}
         self._answering: Answering | None = None
         self._shared: dict[int, ProbeSocket] = {}
+        self._dropped = 0
         self._sharers: dict[int, set[object]] = {4: set(), 6: set()}
 
     # -- what the host wants ----------------------------------------------------------
@@ -225,7 +226,13 @@ class ExperimentLoop:
             if not sharers and version in self._shared:
                 sock = self._shared.pop(version)
                 self.readiness.remove(sock.fileno())
+                self._dropped += sock.dropped
                 sock.close()
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that the kernel dropped at port 2177, as long as it was open."""
+        return self._dropped + sum(sock.dropped for sock in self._shared.values())
 
     def _receive(self, sock: ProbeSocket, _events: int) -> None:
         for _ in range(_BATCHES):

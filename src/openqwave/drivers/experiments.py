@@ -282,6 +282,16 @@ class ExperimentHost:
         driver = self.call(lambda loop: loop.begin_sink(sink, mailbox))
         return Serving(self, driver, mailbox, driver.versions)
 
+    def dropped_datagrams(self) -> int:
+        """How many datagrams were dropped here, at port 2177, for not being read in time.
+
+        They look like loss on the path, and are not.
+
+        Raises:
+            QosError: As with `call`.
+        """
+        return self.call(lambda loop: loop.dropped)
+
     def call(self, action: Callable[[ExperimentLoop], _T]) -> _T:
         """Have something done in the thread, and wait for the result.
 

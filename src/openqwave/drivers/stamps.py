@@ -52,6 +52,7 @@ _MSG_ERRQUEUE = 0x2000
 
 # The queue's entrance is passed within the call, so one look is enough. A datagram that has to
 # wait for its neighbour's Ethernet address is later; two milliseconds cover that on a quiet link.
+# If none has come by then, the next trains are not waited for: nobody may answer at all.
 _PATIENCE_MS = 2
 _SLOTS = 64
 _KEYS = 1 << 32
@@ -77,6 +78,7 @@ class Stamping:
         self._next_key = 0
         self._base = 0
         self._found: dict[int, int] = {}
+        self._is_patient = True
         self._batch: ReceiveBatch | None = None
         self._write(self._flags)
 
@@ -112,13 +114,14 @@ class Stamping:
     def collect(self, count: int) -> dict[int, int]:
         """The stamps of the first `count` datagrams since `begin`, by index; some may lack."""
         self.drain()
-        if len(self._found) < count and self._is_leaving:
+        if len(self._found) < count and self._is_leaving and self._is_patient:
             poll = select.poll()
             poll.register(self._sock, 0)  # Errors are always waited for.
             while len(self._found) < count and poll.poll(_PATIENCE_MS):
                 if not self.drain():
                     break
         found = {index: stamp for index, stamp in self._found.items() if 0 <= index < count}
+        self._is_patient = len(found) == count
         self._found = {}
         return found
 
