@@ -5,6 +5,9 @@ its cross traffic, and around it what hosts do to timing: packets that are sent 
 some time apart, receivers stamp late, sometimes very late, and clocks disagree, drift and are set.
 TCP carries nothing but small messages and takes the path's delay. Everything follows from the
 seed.
+
+Others may use the path as well: a `Bystander` has its packets on the way to the sink and knows what
+became of them. And the path can change while a session runs.
 """
 
 from __future__ import annotations
@@ -12,14 +15,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from openqwave.lab.links import DuplexSpec, PathSpec
 from openqwave.lab.pathmodel import PathModel, Truth
 from openqwave.model.endpoint import Endpoint
 from openqwave.probing.outcomes import Failed
+from openqwave.probing.payloads import headers_bytes
 from openqwave.probing.session import (
     Arrival,
     Channel,
@@ -41,7 +45,7 @@ EPOCH_NS = 1_795_651_200 * S
 # Local ports of the initiator's channels and connections.
 PORTS = {Channel.BEST_EFFORT: 40_001, Channel.PRIORITY: 40_002, Channel.GAP: PORT}
 FIRST_STREAM_PORT = 50_000
-HEADERS_BYTES = 28
+ADDRESSES = {4: "192.0.2.1", 6: "2001:db8::1"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class Hosts:
         drift_ppm: How much faster the sink's clock runs.
         step_at_ns: When the sink's clock is set, from the start.
         step_ns: By how much.
-        silent_streams: Whether the sink's host takes connections at all.
+        held_up: How often the sender is not run for `held_up_ns` in the middle of a train.
+        held_up_ns: How long that is.
     """
 
     sending_ns: int = 1_500
@@ -66,10 +71,50 @@ class Hosts:
     drift_ppm: float = 20.0
     step_at_ns: int = 0
     step_ns: int = 0
+    held_up: float = 0.0
+    held_up_ns: int = 4 * MS
+
+
+@dataclass
+class Bystander:
+    """Somebody else's packets on the way to the sink.
+
+    Attributes:
+        sent_ns: When each was offered, by number.
+        delays_ns: The one-way delays of those that came out, by number; without hosts' noise.
+    """
+
+    sent_ns: dict[int, int] = field(default_factory=dict)
+    delays_ns: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A frame of the session's; source None for what the sink sends back."""
+
+    payload: bytes
+    source: int | None
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A frame of a bystander's."""
+
+    owner: Bystander
+    number: int
 
 
 class VirtualWorld:
-    """One initiator session, one sink, two directions of a path."""
+    """One initiator session, one sink, two directions of a path.
+
+    Args:
+        session: What runs.
+        spec: The path.
+        seed: Everything that is random follows from it.
+        hosts: What they do to timing.
+        sink: The far end.
+        version: Of IP.
+    """
 
     def __init__(
         self,
@@ -79,24 +124,25 @@ class VirtualWorld:
         seed: int = 1,
         hosts: Hosts = Hosts(),
         sink: Sink | None = None,
+        version: int = 4,
     ) -> None:
-        duplex = spec if isinstance(spec, DuplexSpec) else DuplexSpec(spec)
         self.session = session
         self.sink = sink or Sink()
         self.hosts = hosts
-        self.there = PathModel(duplex.forward, seed)
-        self.back = PathModel(duplex.backward, seed + 1)
-        self.delay_there_ns = sum(stage.delay_ns for stage in duplex.forward.stages)
-        self.delay_back_ns = sum(stage.delay_ns for stage in duplex.backward.stages)
+        self._seed = seed
+        self._lay(spec, 0)
         self.events: list[Event] = []
         self.now_ns = 0
         self._random = random.Random(seed)
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self._number = itertools.count()
-        self._initiator = Endpoint(ip_address("192.0.2.1").packed, 0)
-        self._stamps = {id(self.there): 0, id(self.back): 0}
+        self._initiator = Endpoint(ip_address(ADDRESSES[version]).packed, 0)
+        self._headers_bytes = headers_bytes(version)
+        self._stamps = {True: 0, False: 0}
         self._ports = itertools.count(FIRST_STREAM_PORT)
-        self._open: set[int] = set()
+        # A stream's key may be used again; a connection is a new one each time.
+        self._connections = itertools.count(1)
+        self._connection_of: dict[int, int] = {}
         self._wake_ns: dict[str, int] = {}
         # Sending is one thread's work: what it sends next waits for what it sends now.
         self._free_ns = 0
@@ -108,14 +154,68 @@ class VirtualWorld:
         self.session.start(now_ns=self.now_ns)
         self._serve()
         while self._agenda and self._agenda[0][0] <= until_ns:
-            self.now_ns, _, action = heapq.heappop(self._agenda)
-            action()
-            self._serve()
+            self._step()
             if self.events and isinstance(self.events[-1], last):
                 return self.events[-1]
         raise AssertionError(f"no {last} until {self.now_ns / S:.3f} s")
 
+    def run_next(
+        self, session: Session, until_ns: int, last: tuple[type[Event], ...] = (Failed,)
+    ) -> Event:
+        """Run another session from now on, as `run` does."""
+        self.session = session
+        return self.run(until_ns, last)
+
+    def go_on(self, until_ns: int) -> None:
+        """Go on with a session that has been started, until a time."""
+        while self._agenda and self._agenda[0][0] <= until_ns:
+            self._step()
+        self.now_ns = max(self.now_ns, until_ns)
+
+    def at(self, time_ns: int, action: Callable[[], None]) -> None:
+        """Have something done at a time."""
+        self._at(time_ns, action)
+
+    def accompany(self, times_ns: Iterable[int], size_bytes: int) -> Bystander:
+        """Have somebody send packets of a size, IP headers included, to where the sink is."""
+        other = Bystander()
+        times = enumerate(times_ns)
+
+        def send_next() -> None:
+            number, time_ns = next(times, (0, None))
+            if time_ns is not None:
+
+                def offer() -> None:
+                    other.sent_ns[number] = self.now_ns
+                    self.there.offer(self.now_ns, _Other(other, number), size_bytes)
+                    send_next()
+
+                self._at(time_ns, offer)
+
+        send_next()
+        return other
+
+    def change(self, spec: DuplexSpec | PathSpec) -> None:
+        """Replace the path; what is under way on the old one still arrives as it would have."""
+        for path in (self.there, self.back):
+            while (due_ns := path.next_due_ns()) is not None:
+                self._take_out(path, due_ns)
+        self._lay(spec, self.now_ns)
+
+    def _lay(self, spec: DuplexSpec | PathSpec, start_ns: int) -> None:
+        duplex = spec if isinstance(spec, DuplexSpec) else DuplexSpec(spec)
+        self.there = PathModel(duplex.forward, self._seed, start_ns)
+        self.back = PathModel(duplex.backward, self._seed + 1, start_ns)
+        self.delay_there_ns = sum(stage.delay_ns for stage in duplex.forward.stages)
+        self.delay_back_ns = sum(stage.delay_ns for stage in duplex.backward.stages)
+
+    def _step(self) -> None:
+        self.now_ns, _, action = heapq.heappop(self._agenda)
+        action()
+        self._serve()
+
     def truth(self, since_ns: int, until_ns: int) -> Truth:
+        """What the way to the sink could and did carry; of the path that is there now."""
         return self.there.truth(since_ns, until_ns)
 
     def _at(self, time_ns: int, action: Callable[[], None]) -> None:
@@ -132,31 +232,32 @@ class VirtualWorld:
                 match effect:
                     case OpenStream(stream):
                         self._connect(stream)
-                    case SendStream(stream, data):
-                        self._at(now_ns + self.delay_there_ns, self._to_sink(stream, data))
-                    case CloseStream(stream):
-                        self._open.discard(stream)
-                        self._at(now_ns + self.delay_there_ns, self._sink_closed(stream))
+                    case SendStream(stream, data) if stream in self._connection_of:
+                        connection = self._connection_of[stream]
+                        self._at(now_ns + self.delay_there_ns, self._to_sink(connection, data))
+                    case CloseStream(stream) if stream in self._connection_of:
+                        connection = self._connection_of.pop(stream)
+                        self._at(now_ns + self.delay_there_ns, self._sink_closed(connection))
                     case SendTrain():
                         self._send(effect)
             for answer in self.sink.effects_to_send(now_ns=now_ns):
                 busy = True
                 match answer:
-                    case SendStream(stream, data):
-                        self._at(now_ns + self.delay_back_ns, self._to_session(stream, data))
-                    case CloseStream(stream):
-                        self._at(now_ns + self.delay_back_ns, self._session_closed(stream))
+                    case SendStream(connection, data):
+                        self._at(now_ns + self.delay_back_ns, self._to_session(connection, data))
+                    case CloseStream(connection):
+                        self._at(now_ns + self.delay_back_ns, self._session_closed(connection))
                     case Reply():
                         stamp_ns = self._sink_clock(now_ns)
-                        self._offer(self.back, answer.encode(stamp_ns), None)
+                        self._offer(self.back, _Probe(answer.encode(stamp_ns), None))
             while (event := self.session.next_event()) is not None:
                 self.events.append(event)
             while self.sink.next_event() is not None:
                 pass
         self._wake("session", self.session.next_timer_ns(), self._session_timer)
         self._wake("sink", self.sink.next_timer_ns(), self._sink_timer)
-        self._wake("there", self.there.next_due_ns(), lambda: self._deliver(self.there))
-        self._wake("back", self.back.next_due_ns(), lambda: self._deliver(self.back))
+        self._wake("there", self.there.next_due_ns(), lambda: self._deliver(True))
+        self._wake("back", self.back.next_due_ns(), lambda: self._deliver(False))
 
     def _wake(self, name: str, time_ns: int | None, action: Callable[[], None]) -> None:
         if time_ns is None:
@@ -184,30 +285,43 @@ class VirtualWorld:
 
     def _connect(self, stream: int) -> None:
         port = next(self._ports)
-        self._open.add(stream)
+        connection = self._connection_of[stream] = next(self._connections)
         peer = Endpoint(self._initiator.packed, port)
 
         def accepted() -> None:
-            self.sink.receive_connection(stream, peer, 1_000_000_000, now_ns=self.now_ns)
+            self.sink.receive_connection(connection, peer, 1_000_000_000, now_ns=self.now_ns)
 
         def connected() -> None:
-            self.session.receive_connected(stream, port, now_ns=self.now_ns)
+            if self._connection_of.get(stream) == connection:
+                self.session.receive_connected(stream, port, now_ns=self.now_ns)
 
         self._at(self.now_ns + self.delay_there_ns, accepted)
         self._at(self.now_ns + self.delay_there_ns + self.delay_back_ns, connected)
 
-    def _to_sink(self, stream: int, data: bytes) -> Callable[[], None]:
-        return lambda: self.sink.receive_stream(stream, data, now_ns=self.now_ns)
+    def _stream_of(self, connection: int) -> int | None:
+        """The session's key of a connection that it still has."""
+        streams = self._connection_of.items()
+        return next((stream for stream, one in streams if one == connection), None)
 
-    def _to_session(self, stream: int, data: bytes) -> Callable[[], None]:
-        return lambda: self.session.receive_stream(stream, data, now_ns=self.now_ns)
+    def _to_sink(self, connection: int, data: bytes) -> Callable[[], None]:
+        return lambda: self.sink.receive_stream(connection, data, now_ns=self.now_ns)
 
-    def _sink_closed(self, stream: int) -> Callable[[], None]:
-        return lambda: self.sink.receive_closed(stream, now_ns=self.now_ns)
+    def _to_session(self, connection: int, data: bytes) -> Callable[[], None]:
+        def received() -> None:
+            stream = self._stream_of(connection)
+            if stream is not None:
+                self.session.receive_stream(stream, data, now_ns=self.now_ns)
 
-    def _session_closed(self, stream: int) -> Callable[[], None]:
+        return received
+
+    def _sink_closed(self, connection: int) -> Callable[[], None]:
+        return lambda: self.sink.receive_closed(connection, now_ns=self.now_ns)
+
+    def _session_closed(self, connection: int) -> Callable[[], None]:
         def closed() -> None:
-            if stream in self._open:
+            stream = self._stream_of(connection)
+            if stream is not None:
+                del self._connection_of[stream]
                 self.session.receive_closed(stream, CloseReason.BY_PEER, now_ns=self.now_ns)
 
         return closed
@@ -218,10 +332,17 @@ class VirtualWorld:
         start_ns = max(self.now_ns, self._free_ns)
         spacing_ns = train.gap_ns or self.hosts.sending_ns
         times = [start_ns + turn * spacing_ns for turn in range(len(train.payloads))]
+        if len(times) > 1 and self.hosts.held_up and self._random.random() < self.hosts.held_up:
+            # What was due meanwhile leaves at once.
+            held = self._random.randrange(1, len(times))
+            free_ns = times[held] + self.hosts.held_up_ns
+            for turn in range(held, len(times)):
+                times[turn] = free_ns = max(times[turn], free_ns)
+                free_ns += self.hosts.sending_ns
         self._free_ns = times[-1]
         source = PORTS[train.channel]
         for time_ns, payload in zip(times, train.payloads, strict=True):
-            self._at(time_ns, self._offered(payload, source))
+            self._at(time_ns, self._offered(_Probe(payload, source)))
 
         def sent() -> None:
             stamps = tuple(EPOCH_NS + time_ns for time_ns in times)
@@ -229,32 +350,39 @@ class VirtualWorld:
 
         self._at(times[-1], sent)
 
-    def _offered(self, payload: bytes, source: int) -> Callable[[], None]:
-        return lambda: self._offer(self.there, payload, source)
+    def _offered(self, probe: _Probe) -> Callable[[], None]:
+        return lambda: self._offer(self.there, probe)
 
-    def _offer(self, path: PathModel, payload: bytes, source: int | None) -> None:
-        path.offer(self.now_ns, (payload, source), len(payload) + HEADERS_BYTES)
+    def _offer(self, path: PathModel, probe: _Probe) -> None:
+        path.offer(self.now_ns, probe, len(probe.payload) + self._headers_bytes)
 
-    def _deliver(self, path: PathModel) -> None:
-        for due_ns, frame in path.deliver(self.now_ns):
-            assert isinstance(frame, tuple)
-            payload, source = frame
+    def _deliver(self, is_there: bool) -> None:
+        self._take_out(self.there if is_there else self.back, self.now_ns)
+
+    def _take_out(self, path: PathModel, until_ns: int) -> None:
+        is_there = path is self.there
+        for due_ns, frame in path.deliver(until_ns):
+            if isinstance(frame, _Other):
+                other = frame.owner
+                other.delays_ns.setdefault(frame.number, due_ns - other.sent_ns[frame.number])
+                continue
+            assert isinstance(frame, _Probe)
             late_ns = round(self._random.expovariate(1 / self.hosts.lateness_ns))
             if self._random.random() < self.hosts.stall:
                 late_ns += self._random.randrange(self.hosts.stall_ns)
             # Stamps keep the order of arrival: what is behind a late one is late as well.
-            stamp_ns = self._stamps[id(path)] = max(self._stamps[id(path)], due_ns + late_ns)
-            self._at(stamp_ns, self._arrived(payload, source, stamp_ns))
+            stamp_ns = self._stamps[is_there] = max(self._stamps[is_there], due_ns + late_ns)
+            self._at(stamp_ns, self._arrived(frame, stamp_ns))
 
-    def _arrived(self, payload: bytes, source: int | None, stamp_ns: int) -> Callable[[], None]:
+    def _arrived(self, probe: _Probe, stamp_ns: int) -> Callable[[], None]:
         def arrived() -> None:
-            if source is None:
+            if probe.source is None:
                 arrival = Arrival(EPOCH_NS + stamp_ns)
-                self.session.receive_datagram(payload, arrival, now_ns=self.now_ns)
+                self.session.receive_datagram(probe.payload, arrival, now_ns=self.now_ns)
             else:
-                peer = Endpoint(self._initiator.packed, source)
+                peer = Endpoint(self._initiator.packed, probe.source)
                 arrival = Arrival(self._sink_clock(stamp_ns))
-                self.sink.receive_datagram(payload, peer, arrival, now_ns=self.now_ns)
+                self.sink.receive_datagram(probe.payload, peer, arrival, now_ns=self.now_ns)
 
         return arrived
 
