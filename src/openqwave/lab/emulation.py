@@ -128,20 +128,26 @@ class Emulator:
 
     def _ask(self, **question: object) -> dict[str, Any]:
         with self._lock:
-            try:
-                self._input.write(json.dumps(question) + "\n")
-                # One question at a time, so nothing of an answer waits in Python's buffer.
-                if not select.select([self._output], [], [], ANSWER_TIMEOUT_S)[0]:
-                    raise EmulatorError("the link's emulator does not answer")
-                line = self._output.readline()
-            except (BrokenPipeError, ValueError):  # Its end of the pipe is closed, or ours is.
-                line = ""
+            line = "" if self._output.closed else self._exchange(json.dumps(question))
         if not line:
             raise EmulatorError("the link's emulator has ended")
         answer = cast("dict[str, Any]", json.loads(line))
         if "error" in answer:
             raise EmulatorError(f"the link's emulator: {answer['error']}")
         return answer
+
+    def _exchange(self, question: str) -> str:
+        """Return the line that answers a line; nothing if nobody is there."""
+        try:
+            self._input.write(question + "\n")
+        except BrokenPipeError:
+            return ""
+        # One question at a time, so nothing of an answer waits in Python's buffer.
+        waiter = select.poll()
+        waiter.register(self._output, select.POLLIN)
+        if not waiter.poll(ANSWER_TIMEOUT_S * 1000):
+            raise EmulatorError("the link's emulator does not answer")
+        return self._output.readline()
 
     def truth(self, since_ns: int, until_ns: int) -> tuple[Truth, Truth]:
         """See `EmulatedLink.truth`."""
