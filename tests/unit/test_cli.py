@@ -177,6 +177,30 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+# ---- Output that cannot be written
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["probe", "--replay", "FILE"]])
+def test_a_full_disk_is_told(arguments: list[str], tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    recording = tmp_path / "samples"
+    recording.write_text('{"kind":"measurement","format":1,"wish":{"version":4}}\n')
+    given = [each.replace("FILE", str(recording)) for each in arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "openqwave.cli", *given],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.endswith("qwave could not write its output: No space left on device\n")
+    assert "Traceback" not in done.stderr
+
+
 # ---- Verdicts
 
 

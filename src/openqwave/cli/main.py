@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-# 128 and the signal's number, as a shell tells it: SIGINT's, and SIGPIPE's, which Python ignores.
-INTERRUPTED, UNREAD = 130, 141
+# 128 and SIGINT's number, as a shell tells it.
+INTERRUPTED = 130
 
 
 def run() -> None:
@@ -28,7 +28,9 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Nobody reads any more; what the interpreter still holds is to go nowhere at its end.
+    except OSError as error:
+        # What commands do with files and sockets they tell themselves; this is a full disk under
+        # standard output. What the interpreter still holds for it is to go nowhere at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(UNREAD)
+        sys.stderr.write(f"qwave could not write its output: {error.strerror or error}\n")
+        sys.exit(2)
