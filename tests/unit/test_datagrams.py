@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -368,6 +369,7 @@ class VirtualTime:
     def __init__(self) -> None:
         self.now_ns = 5_000_000_000
         self.slept_until_ns: list[int] = []
+        self.switch_intervals_s: set[float] = set()
 
     def monotonic_ns(self) -> int:
         self.now_ns += self.LOOK_NS
@@ -379,6 +381,7 @@ class VirtualTime:
     def sleep(self, seconds: float) -> None:
         self.now_ns += round(seconds * 1e9)
         self.slept_until_ns.append(self.now_ns)
+        self.switch_intervals_s.add(sys.getswitchinterval())
 
 
 class VirtualBatch:
@@ -465,6 +468,22 @@ def test_no_garbage_is_collected_meanwhile(monkeypatch: pytest.MonkeyPatch) -> N
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_other_threads_do_not_hold_up_one_that_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual_s = sys.getswitchinterval()
+    assert usual_s > 0.001
+    clock, batch = pace(monkeypatch, 1_000_000, {})
+    assert len(batch.sent_ns) == 6
+    assert len(clock.switch_intervals_s) == 1
+    assert max(clock.switch_intervals_s) < 0.001
+    assert sys.getswitchinterval() == usual_s
+    # Two at once: whoever began undoes it.
+    with trains.waking_promptly():
+        with trains.waking_promptly():
+            pass
+        assert sys.getswitchinterval() < usual_s
+    assert sys.getswitchinterval() == usual_s
 
 
 def test_the_threads_timers_are_as_before_afterwards() -> None:

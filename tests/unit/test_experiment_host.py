@@ -275,6 +275,26 @@ def test_a_slow_train_lets_others_live(host: ExperimentHost, far: FarEnd) -> Non
     assert stamps[-1] - stamps[0] > 450_000_000
 
 
+def test_other_threads_give_way_while_something_is_due_soon(
+    host: ExperimentHost, far: FarEnd
+) -> None:
+    def interval_s(_: object) -> float:
+        return sys.getswitchinterval()
+
+    usual_s = sys.getswitchinterval()
+    waiting = host.run(Script(lasts_ns=3_600_000_000_000), LOOPBACK)
+    assert host.call(interval_s) == usual_s
+    train = SendTrain(1, 1, Channel.BEST_EFFORT, (b"x",) * 20, gap_ns=15_000_000)
+    sending = host.run(Script(train), LOOPBACK)
+    far.receive(2)
+    assert sending.do(interval_s) < usual_s
+    wait_for(sending, "sent")
+    # The turn in which the train ended may not be over yet.
+    waiting.do(interval_s)
+    assert waiting.do(interval_s) == usual_s
+    assert sys.getswitchinterval() == usual_s
+
+
 def test_one_train_at_a_time(host: ExperimentHost, far: FarEnd) -> None:
     with contextlib.ExitStack() as stack:
         for name in (b"a", b"b", b"c"):

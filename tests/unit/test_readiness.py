@@ -7,7 +7,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -34,26 +34,33 @@ def ignore(_events: int) -> None:
     raise AssertionError("who waits calls the handlers")
 
 
+def found(
+    readiness: Readiness, timeout_ns: int | None
+) -> list[tuple[object, Callable[[int], None], int]]:
+    readiness.wait(timeout_ns)
+    return list(readiness.ready())
+
+
 def test_what_is_ready_is_told_with_its_owner(
     readiness: Readiness, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     near, far = pair
     readiness.add(near.fileno(), "mine", ignore)
-    assert list(readiness.wait(0)) == []
+    assert found(readiness, 0) == []
     far.send(b"x")
-    assert list(readiness.wait(None)) == [("mine", ignore, READABLE)]
+    assert found(readiness, None) == [("mine", ignore, READABLE)]
     readiness.change(near.fileno(), WRITABLE)
-    assert list(readiness.wait(None)) == [("mine", ignore, WRITABLE)]
+    assert found(readiness, None) == [("mine", ignore, WRITABLE)]
     readiness.remove(near.fileno())
     readiness.remove(near.fileno())
-    assert list(readiness.wait(0)) == []
+    assert found(readiness, 0) == []
 
 
 @pytest.mark.parametrize("timeout_ns", [50_000, 2_500_000])
 def test_a_wait_is_not_shorter_than_asked(readiness: Readiness, timeout_ns: int) -> None:
     for _ in range(5):
         start_ns = time.monotonic_ns()
-        assert list(readiness.wait(timeout_ns)) == []
+        assert found(readiness, timeout_ns) == []
         assert time.monotonic_ns() - start_ns >= timeout_ns
 
 
@@ -61,7 +68,7 @@ def test_short_waits_are_not_rounded_up_to_a_millisecond(readiness: Readiness) -
     lengths_ns = []
     for _ in range(50):
         start_ns = time.monotonic_ns()
-        list(readiness.wait(1_000))
+        found(readiness, 1_000)
         lengths_ns.append(time.monotonic_ns() - start_ns)
     # 60 us were seen, with the timer slack of an ordinary thread.
     assert min(lengths_ns) < 900_000
@@ -74,7 +81,8 @@ def test_what_a_handler_closes_is_not_told_any_more(readiness: Readiness) -> Non
         readiness.add(near.fileno(), near.fileno(), ignore)
         far.send(b"x")
     told = []
-    for owner, _, _ in readiness.wait(None):
+    readiness.wait(None)
+    for owner, _, _ in readiness.ready():
         told.append(owner)
         # Closes the other, and gives its number to somebody who is not ready.
         (other,) = {*descriptors} - {owner}
@@ -109,7 +117,7 @@ def test_descriptors_beyond_those_of_select(
         os.dup2(near.fileno(), high)
         readiness.add(high, "high", ignore)
         far.send(b"x")
-        assert [owner for owner, _, _ in readiness.wait(None)] == ["high"]
+        assert [owner for owner, _, _ in found(readiness, None)] == ["high"]
         readiness.remove(high)
     finally:
         os.close(high)
@@ -121,10 +129,10 @@ def test_another_thread_ends_a_wait(readiness: Readiness) -> None:
     readiness.add(wake.fd, None, ignore)
     thread = threading.Thread(target=wake.send)
     thread.start()
-    assert [owner for owner, _, _ in readiness.wait(None)] == [None]
+    assert [owner for owner, _, _ in found(readiness, None)] == [None]
     thread.join()
     wake.take()
     wake.take()
-    assert list(readiness.wait(0)) == []
+    assert found(readiness, 0) == []
     readiness.remove(wake.fd)
     wake.close()

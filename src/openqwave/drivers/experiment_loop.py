@@ -10,6 +10,7 @@ mailbox closes with it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from openqwave.drivers.initiating import Initiating
 from openqwave.drivers.ports import open_datagrams
 from openqwave.drivers.readiness import Readiness
 from openqwave.drivers.routes import refuse_route
+from openqwave.drivers.trains import waking_promptly
 from openqwave.model.errors import (
     DisabledByPolicy,
     InvalidParameter,
@@ -45,6 +47,10 @@ Driver: TypeAlias = "Initiating | Answering"
 
 # Batches of datagrams that are taken in one go, so that a flood leaves time for the rest.
 _BATCHES = 4
+
+# An experiment is under way when something is due so soon: a path that is watched sends 60 small
+# probes a second. A host that only waits for peers leaves the program's other threads alone.
+_SOON_NS = 20_000_000
 
 # The first byte of a small probe on its way back.
 _RETURNED = bytes([MessageId.PROBEGAP_RETURNED])
@@ -165,17 +171,24 @@ class ExperimentLoop:
     def turn(self) -> None:
         """Do what is due, then wait until something else is."""
         self._departures.run()
+        timeout_ns = self._timeout_ns()
+        is_soon = timeout_ns is not None and timeout_ns < _SOON_NS
+        with waking_promptly() if is_soon else contextlib.nullcontext():
+            self._handle_timers()
+            self.readiness.wait(self._timeout_ns())
+            for owner, handler, events in self.readiness.ready():
+                if isinstance(owner, Initiating | Answering):
+                    self._try(owner, handler, events)
+                else:
+                    handler(events)
+
+    def _handle_timers(self) -> None:
         now_ns = time.monotonic_ns()
         for driver in list(self._mailboxes):
             due_ns = driver.next_ns()
             if due_ns is not None and due_ns <= now_ns:
                 self._try(driver, driver.handle_timer, now_ns)
                 self._end_if_over(driver)
-        for owner, handler, events in self.readiness.wait(self._timeout_ns()):
-            if isinstance(owner, Initiating | Answering):
-                self._try(owner, handler, events)
-            else:
-                handler(events)
 
     def _timeout_ns(self) -> int | None:
         dues_ns = [driver.next_ns() for driver in self._mailboxes]

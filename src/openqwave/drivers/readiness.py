@@ -64,26 +64,27 @@ class Readiness:
         if self._handlers.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
-    def wait(self, timeout_ns: int | None) -> Iterator[tuple[object, Handler, int]]:
+    def wait(self, timeout_ns: int | None) -> None:
         """Wait until something is ready.
 
         Args:
-            timeout_ns: How long at most; 0 only looks, None waits for ever.
-
-        Yields:
-            Owner, handler, and what to call it with.
+            timeout_ns: How long at most; 0 does not wait, None waits for ever.
         """
-        if timeout_ns != 0:
-            where = None
-            if timeout_ns is not None:
-                _TIME.pack_into(self._time, 0, *divmod(timeout_ns, _NS_PER_S))
-                where = self._time
-            if _ppoll(self._waited_for, 1, where, None) < 0:
-                code = ctypes.get_errno()
-                if code != errno.EINTR:
-                    raise OSError(code, os.strerror(code))
-        ready = [(fd, events, self._handlers[fd]) for fd, events in self._epoll.poll(0)]
-        for fd, events, entry in ready:
+        if timeout_ns == 0:
+            return
+        where = None
+        if timeout_ns is not None:
+            _TIME.pack_into(self._time, 0, *divmod(timeout_ns, _NS_PER_S))
+            where = self._time
+        if _ppoll(self._waited_for, 1, where, None) < 0:
+            code = ctypes.get_errno()
+            if code != errno.EINTR:
+                raise OSError(code, os.strerror(code))
+
+    def ready(self) -> Iterator[tuple[object, Handler, int]]:
+        """Owner, handler, and what to call it with, of each descriptor that is ready now."""
+        found = [(fd, events, self._handlers[fd]) for fd, events in self._epoll.poll(0)]
+        for fd, events, entry in found:
             # One of those before may have closed it, and another may have its number.
             if self._handlers.get(fd) is entry:
                 yield *entry, events
