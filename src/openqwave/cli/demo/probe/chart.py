@@ -36,10 +36,10 @@ MBPS, MS, NS_PER_S = 1_000_000, 1_000_000, 1_000_000_000
 
 # 1600 x 1280 pixels: sharp in a page that is 800 wide.
 WIDTH_IN, HEIGHT_IN, DPI = 10.0, 8.0, 160
-# More lines lie over each other.
+# The longest; more lines lie over each other.
 MOST_TRAINS = 4
 # Below, a probe met an idle link, and stamps are no finer.
-LEAST_WAIT_MS, MOST_WAIT_MS = 0.001, 50.0
+LEAST_WAIT_MS, MOST_WAIT_MS = 0.001, 100.0
 # The part of the axis of rates that lies beyond the capacity.
 BEYOND = 0.25
 NAMES = {"capacity_bps": "capacity", "available_bps": "available"}
@@ -95,20 +95,20 @@ def _draw_delays(axes: Any, record: Record) -> None:  # noqa: ANN401 - matplotli
     )
     dots.set_rasterized(True)  # In an .svg too: there are thousands.
     packet_ms = FULL_PACKET_BYTES * 8e3 / record.truth.capacity_bps
-    axes.axhline(packet_ms, color=GREY, linewidth=1.2, linestyle=":")
+    axes.axhline(packet_ms, color=GREY, linewidth=1.5, linestyle=":")
     axes.set_yscale("log")
     axes.set_ylim(LEAST_WAIT_MS, MOST_WAIT_MS)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    # At the top, where the fewest dots are.
     axes.annotate(
-        f"one full packet takes {packet_ms:.2g} ms",
-        (1, packet_ms),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
+        f"dotted: one full packet, {packet_ms:.2g} ms",
+        (1, 1),
+        xycoords="axes fraction",
         ha="right",
+        va="top",
         fontsize=9.5,
         color=GREY,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
     axes.set_xlim(left=0)
     axes.set_xlabel("time, s", fontsize=11)
@@ -120,13 +120,13 @@ def _draw_trains(axes: Any, record: Record) -> None:  # noqa: ANN401 - matplotli
         for sample in record.samples
         if isinstance(sample, Train) and not sample.gap_ns and not sample.is_lost
     ]
-    longest = max((len(train.sent_ns) for train in arrived), default=0)
-    trains = [train for train in arrived if len(train.sent_ns) == longest][:MOST_TRAINS]
+    arrived.sort(key=lambda train: -len(train.sent_ns))
+    trains = arrived[:MOST_TRAINS]
     for number, train in enumerate(trains):
         times_ms = [0.0, *(time_ns / MS for time_ns in accumulate(train.deltas_ns))]
         axes.step(
             times_ms,
-            range(1, longest + 1),
+            range(1, len(times_ms) + 1),
             where="post",
             color=BLUE,
             linewidth=1.3,
@@ -134,8 +134,9 @@ def _draw_trains(axes: Any, record: Record) -> None:  # noqa: ANN401 - matplotli
             label="trains" if not number else None,
         )
     if trains:
-        # Through the first train that is over: what came sooner than it should lies above.
-        end_ms = min(sum(train.deltas_ns) for train in trains) / MS
+        # Through the end of the longest: what came sooner than it should lies above.
+        longest = len(trains[0].sent_ns)
+        end_ms = sum(trains[0].deltas_ns) / MS
         packet_ms = trains[0].packet_bytes * 8e3 / record.truth.capacity_bps
         axes.plot(
             [end_ms - (longest - 1) * packet_ms, end_ms],
@@ -160,7 +161,7 @@ def _draw_numbers(axes: Any, result: Result) -> None:  # noqa: ANN401 - matplotl
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.5, len(names) - 0.2)
     axes.set_xlim(0, most)
-    axes.set_xlabel("Mbit/s", fontsize=11)
+    axes.set_xlabel("Mbit/s (diamond: the truth)", fontsize=11)
 
 
 def _draw_number(axes: Any, place: int, judged: Judged, most: float) -> None:  # noqa: ANN401 - matplotlib has no types

@@ -95,7 +95,10 @@ def conclusion(figures: Figures) -> str:
             "claim to do so 95 times of 100. Run it once more; what is wrong again is an error."
         )
     if figures.is_unjudged:
-        return f"{excuse(figures)} Try again when it has less to do."
+        return (
+            "An answer could not be judged, because this machine was too busy. Try again when it "
+            "has less to do."
+        )
     told = [judged.standing for result in figures.results for judged in result.judged]
     count = told.count(Standing.HOLDS)
     words = f"{count} of {len(told)} numbers are known, and each holds the truth in its bounds."
@@ -113,8 +116,8 @@ def excuse(figures: Figures) -> str:
 def _how_late(late: list[Punctuality]) -> str:
     words = []
     if any(each.is_link_late for each in late):
-        latest_ms = max(each.late_99_ns for each in late) / MS
-        words.append(f"a link handed packets over up to {latest_ms:.2g} ms late")
+        latest_ms = max(max(each.late_99_ns, each.back_99_ns) for each in late) / MS
+        words.append(f"a link held packets up for {latest_ms:.1f} ms")
     held_up, paced = sum(each.held_up for each in late), sum(each.paced for each in late)
     if held_up:
         words.append(f"{held_up} of {paced} trains could not be sent in time")
