@@ -32,12 +32,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean, stdev
 
+from openqwave.estimate.arrivals import spread_of
 from openqwave.estimate.samples import Train
 from openqwave.model.estimates import Doubt, Inconclusive
 
-# A train that left at less than this part of the wanted rate was held up by its own sender, which
-# was not run in time: it measured the sender.
-LEAST_PUNCTUALITY = 0.85
+# A train of which a packet left later than due by this part of the train's time was held up by its
+# own sender, which was not run: what it lost and then caught up looks like other traffic.
+MOST_LATE_PART = 0.15
 # Fewer trains have no spread to take an error from.
 LEAST_TRAINS = 4
 # This part of a train's packets, at its end, only says how late those before them were. Trains of a
@@ -74,12 +75,12 @@ def offered_bps(train: Train) -> float:
 def cross_bps(train: Train, capacity_bps: int) -> float | None:
     """The other traffic's rate while a train passed.
 
-    None if the train's sender was not punctual, or its receiver later than traffic explains.
+    None if the train's sender was not punctual, if it arrived in one clump, or if its receiver was
+    later than traffic explains.
     """
-    offered = offered_bps(train)
-    wanted = train.packet_bytes * 8e9 / train.gap_ns if train.gap_ns else offered
-    if offered < LEAST_PUNCTUALITY * wanted:
+    if not is_punctual(train) or spread_of(train) is None:
         return None
+    offered = offered_bps(train)
     packet_ns = train.packet_bytes * 8e9 / capacity_bps
     # How much later than by the capacity alone each packet came than the first.
     behind = [
@@ -89,6 +90,15 @@ def cross_bps(train: Train, capacity_bps: int) -> float | None:
     grown_ns = min(behind[last:]) - min(behind)
     cross = offered * grown_ns / (last * packet_ns)
     return None if cross > MOST_CROSS * capacity_bps else cross
+
+
+def is_punctual(train: Train) -> bool:
+    """Did every packet leave about when it was due after the first?"""
+    span_ns = train.sent_ns[-1] - train.sent_ns[0]
+    late_ns = max(
+        sent - train.sent_ns[0] - number * train.gap_ns for number, sent in enumerate(train.sent_ns)
+    )
+    return late_ns <= MOST_LATE_PART * max(span_ns, train.gap_ns * (len(train.sent_ns) - 1))
 
 
 def load(trains: Sequence[Train], capacity_bps: int) -> Load | Inconclusive:

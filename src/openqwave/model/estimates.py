@@ -21,9 +21,7 @@ class Doubt(enum.Enum):
     UNSTEADY = "the samples contradict each other"
     COALESCED = "the receiver stamps packets in clumps"
     CONTENTION = "the link is shared by turns, as Wi-Fi is: no single rate holds"
-    BURST_CREDIT = (
-        "bursts pass faster than the link can sustain, which hides its load"
-    )
+    BURST_CREDIT = "bursts pass faster than the link can sustain, which hides its load"
     TOO_FAST = "the link is too fast for this host's timing"
     IMPLAUSIBLE = "the sink's answers cannot be true"
     NOT_TRIED = "it was not asked for"

@@ -23,6 +23,8 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from openqwave.model.value import value
+
 
 class Channel(enum.Enum):
     """The socket a datagram leaves by; every one sends to the sink's port.
@@ -84,7 +86,7 @@ class SendTrain:
 Effect: TypeAlias = OpenStream | SendStream | CloseStream | SendTrain
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Arrival:
     """What the kernel says of a datagram.
 

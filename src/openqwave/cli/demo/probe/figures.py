@@ -23,7 +23,7 @@ from openqwave.cli.probe.outcome import Outcome
 from openqwave.estimate.clocks import align
 from openqwave.estimate.rtt import quantile
 from openqwave.estimate.samples import Gap, Sample, Train
-from openqwave.estimate.strain import LEAST_PUNCTUALITY, offered_bps
+from openqwave.estimate.strain import is_punctual
 from openqwave.lab.emulation import EmulatorCounters
 from openqwave.lab.links import to_fields
 from openqwave.lab.pathmodel import Truth
@@ -219,10 +219,5 @@ def punctuality_of(counters: EmulatorCounters, samples: Sequence[Sample]) -> Pun
         late_99_ns=max(way.late_ns(0.99) for way in ways),
         back_99_ns=quantile(back_ns, 0.99) if back_ns else 0,
         paced=len(paced),
-        held_up=sum(_is_held_up(train) for train in paced),
+        held_up=sum(not is_punctual(train) for train in paced),
     )
-
-
-def _is_held_up(train: Train) -> bool:
-    """Was a train sent so slowly that it measured its sender? As the estimator sees it."""
-    return offered_bps(train) < LEAST_PUNCTUALITY * train.packet_bytes * 8e9 / train.gap_ns
