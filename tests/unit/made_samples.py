@@ -7,10 +7,10 @@ the lab's model of a path.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from openqwave.estimate.samples import Gap, Train
+from openqwave.estimate.samples import Gap, Sample, Train
 
 US, MS, S = 1_000, 1_000_000, 1_000_000_000
 MBIT = 1_000_000
@@ -40,6 +40,18 @@ def constant(rate_bps: float, random: Random, size_bytes: int = FULL_BYTES) -> I
     if rate_bps:
         spacing_ns = packet_ns(rate_bps, size_bytes)
         yield from itertools.count(random.random() * spacing_ns, spacing_ns)
+
+
+Others = Callable[[float, Random], Iterator[float]]
+
+
+def left_over(
+    rate_bps: float, load: float, seconds: float, random: Random, others: Others = poisson
+) -> float:
+    """The share of the time that others leave; the same by the same seed as a queue is given."""
+    came = others(load * rate_bps, random)
+    count = sum(1 for _ in itertools.takewhile(lambda at_ns: at_ns < seconds * S, came))
+    return 1 - count * packet_ns(rate_bps) / (seconds * S)
 
 
 class Queue:
@@ -160,3 +172,58 @@ def random_times(per_second: float, seconds: float, random: Random) -> list[floa
     while (now_ns := now_ns + random.expovariate(per_second / S)) < seconds * S:
         times.append(now_ns)
     return times
+
+
+def measured(
+    rate_bps: int,
+    load: float = 0.0,
+    *,
+    seed: int = 1,
+    elsewhere: Queue | None = None,
+    noise_ns: float = 5 * US,
+    probe_bytes: int = 60,
+) -> list[Sample]:
+    """A whole measurement through a queue that others use, in the order of sending.
+
+    Pairs and long trains back to back in the first 0.4 s, then paced ones until 2.7 s, and small
+    probes all the time, which also wait in a queue elsewhere that trains do not meet.
+    """
+    random = Random(seed)
+    queue = Queue(rate_bps, poisson(load * rate_bps, Random(seed + 100)))
+    gap_ns = round(packet_ns(rate_bps))
+    long = max(3, min(40, int(8 * MS / gap_ns)))
+    agenda: list[tuple[float, int, int]] = []
+    for turn, packets in enumerate([2, 2, 2, 2, 8, *[long] * 6]):
+        agenda.append((20.0 * MS + 32.0 * MS * turn, packets, 0))
+    # Paced trains take a tenth of the time.
+    paced = max(5, min(17, int(8 * MS / gap_ns)))
+    count = min(20, int(230 * MS / (paced * gap_ns)))
+    agenda += [
+        (400 * MS + 2300 * MS * (turn + random.random() / 2) / count, paced, gap_ns)
+        for turn in range(count)
+    ]
+    agenda += [(at_ns, 0, 0) for at_ns in random_times(300, 2.7, random)]
+    samples: list[Sample] = []
+    busy_until_ns = 0.0
+    for number, (at_ns, packets, spacing_ns) in enumerate(sorted(agenda)):
+        if packets:
+            samples.append(
+                passed(
+                    queue,
+                    packets=packets,
+                    at_ns=at_ns,
+                    spacing_ns=spacing_ns or SENDING_NS,
+                    gap_ns=spacing_ns,
+                    noise=random,
+                    noise_ns=noise_ns,
+                )
+            )
+            busy_until_ns = at_ns + packets * (spacing_ns or SENDING_NS)
+        elif at_ns > busy_until_ns:
+            # Nothing else is sent while a train is.
+            there_ns = queue.wait_ns(at_ns) + random.expovariate(1 / noise_ns)
+            if elsewhere is not None:
+                there_ns += elsewhere.wait_ns(at_ns)
+            back_ns = random.expovariate(1 / noise_ns)
+            samples.append(gap(number, at_ns, there_ns, back_ns, packet_bytes=probe_bytes))
+    return samples
