@@ -66,6 +66,10 @@ POINTS = 40
 # The noise's 75th percentile as a part of the fitted range: wider ones are not tried, and where the
 # way back is noisier than that by itself, and no narrower noise fits, shares came out anywhere.
 WIDEST_NOISE = 0.35
+# An answer is not believed when half of the noise on the way back is wider than the first part of
+# the fitted range, and the answer rests on the widest noise that is tried, or on few probes that
+# did not wait: fewer than the second part, times that noise in ranges.
+HALF_NOISE, LEAST_LEVEL = 0.2, 0.3
 # Widths that are tried, as powers of this ratio: a tenth more or less does not change the answer.
 WIDTH_RATIO, WIDTHS = 1.25, 16
 # Share of probes whose fit leaves more than this is refused, in units of the share; a good fit
@@ -132,12 +136,16 @@ def idle_share(
     span_ns = LINEAR_PART * packet_ns
     count = len(waits) + _lost_in_a_queue(seen, alignment, packet_ns)
     level, residual, noise_ns = _best_fit(waits, noise, span_ns, count)
+    # A fit at the edge of what is tried, beside noise that may be wider, is no fit.
+    half_ns = quantile(noise, 0.5)
+    is_widest = noise_ns >= WIDEST_NOISE * span_ns or level < LEAST_LEVEL * half_ns / span_ns
+    if is_widest and half_ns > HALF_NOISE * span_ns:
+        return Inconclusive(
+            Doubt.TOO_FAST,
+            f"a packet takes {packet_ns / 1e3:.0f} us, and timing varies by "
+            f"{quantile(noise, 0.75) / 1e3:.0f}",
+        )
     if residual > WORST_RESIDUAL:
-        if quantile(noise, 0.25) > span_ns:
-            return Inconclusive(
-                Doubt.TOO_FAST,
-                f"a packet takes {packet_ns / 1e3:.0f} us, and timing varies by more",
-            )
         return Inconclusive(
             Doubt.UNSTEADY, f"the delays do not look like a queue's (residual {residual:.3f})"
         )
