@@ -75,6 +75,29 @@ def run(host: Host, *arguments: str) -> Done:
     return finish(start(host, *arguments))
 
 
+def assert_capacity(told: dict[str, Any], rate_bps: int) -> None:
+    """What was found is about right, or said to be unknown, as on a busy machine it may be."""
+    capacity = told["capacity_bps"]
+    if capacity["value"] is None:
+        assert capacity["reason"]
+        return
+    assert capacity["low"] <= capacity["value"] <= capacity["high"]
+    assert abs(capacity["value"] - rate_bps) < 0.25 * rate_bps
+
+
+def measure(host: Host, *arguments: str) -> tuple[Done, int]:
+    """Probe until the capacity is known; the last result, and how often it was tried.
+
+    A machine that stands still for some of the time spoils a measurement, but not five of them.
+    """
+    for tries in range(1, 6):
+        done = run(host, "probe", "--json", *arguments)
+        assert done.status in (0, 3), done.errors
+        if done.told["capacity_bps"]["value"] is not None:
+            return done, tries
+    pytest.fail(f"the capacity was never found: {done.output}")
+
+
 class Sink:
     """`qwave sink --json` on a host, which listens; a context manager.
 

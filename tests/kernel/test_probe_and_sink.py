@@ -32,7 +32,9 @@ from tests.kernel.qwave import (
     TIMEOUT_S,
     Sink,
     address_of,
+    assert_capacity,
     finish,
+    measure,
     run,
     seen_to_end,
     start,
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 MBPS, MS = 1_000_000, 1_000_000
-RATE_BPS = 20 * MBPS
 # The bottleneck counts Ethernet's 14 bytes, estimates do not: 1 % of a full packet.
+RATE_BPS = 20 * MBPS
 QUEUE_BYTES = RATE_BPS // 8 // 20
 
 # Enough for an answer, where the numbers are not looked at closely.
@@ -62,16 +64,6 @@ def hosts(lab: Lab) -> tuple[Host, Host]:
     return left, right
 
 
-def assert_measured(told: dict[str, Any], capacity_bps: int) -> None:
-    capacity, available = told["capacity_bps"], told["available_bps"]
-    assert abs(capacity["value"] - capacity_bps) < 0.25 * capacity_bps
-    assert capacity["low"] <= capacity["value"] <= capacity["high"]
-    assert 0 < available["value"] <= 1.25 * capacity_bps
-    assert available["low"] <= available["value"] <= available["high"]
-    assert told["rtt_ns"]["value"] > 0
-    assert told["loss_ppm"]["value"] < 50_000
-
-
 # ---- it measures
 
 
@@ -79,22 +71,24 @@ def assert_measured(told: dict[str, Any], capacity_bps: int) -> None:
 def test_a_bottleneck_is_measured(hosts: tuple[Host, Host], version: int) -> None:
     left, right = hosts
     with Sink(right) as sink:
-        done = run(left, "probe", "--json", address_of(right, version))
-        # Whether anything is left free on a busy machine is not this test's business.
-        assert done.status in (0, 3)
+        done, tries = measure(left, address_of(right, version))
         told = done.told
+        assert_capacity(told, RATE_BPS)
         assert told["is_conclusive"] is (done.status == 0)
-        if done.status == 3:
-            assert told["available_bps"]["reason"]
-            told["available_bps"] = told["capacity_bps"]
-        assert_measured(told, RATE_BPS)
+        available = told["available_bps"]
+        if done.status == 0:
+            assert 0 < available["low"] <= available["value"] <= available["high"]
+        else:
+            assert available["reason"]
+        assert told["rtt_ns"]["value"] > 0
+        assert told["loss_ppm"]["value"] < 50_000
         assert told["supports_priority"] is True
         assert (told["address"], told["ip_version"]) == (address_of(right, version), version)
         assert 100_000 < told["sent_bytes"] < 2_000_000
         final, refused = seen_to_end(sink, signal.SIGINT)
     assert refused == {}
-    assert final["connections"] == 2
-    assert final["route_check_groups"] == 5
+    assert final["connections"] == 2 * tries
+    assert final["route_check_groups"] == 5 * tries
     assert final["trains"] > 10
     assert final["small_probes"] > 100
     names = {event["event"] for event in sink.events}
@@ -165,9 +159,8 @@ def test_people_get_a_table(hosts: tuple[Host, Host]) -> None:
 def test_quick_keeps_to_its_second(hosts: tuple[Host, Host]) -> None:
     left, right = hosts
     with Sink(right):
-        done = run(left, "probe", "--quick", "--json", right.ipv4)
-    assert done.status in (0, 3)
-    assert abs(done.told["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+        done, _ = measure(left, "--quick", right.ipv4)
+    assert_capacity(done.told, RATE_BPS)
     assert done.told["elapsed_ns"] < 1_000_000_000
     assert done.told["priority_reason"] == "it was not tried"
     assert done.errors == ""
@@ -201,7 +194,7 @@ def test_a_path_is_watched(hosts: tuple[Host, Host]) -> None:
     assert all(after - before > 500 * MS for before, after in itertools.pairwise(times_ns))
     assert told[0]["sent_bytes"] < told[1]["sent_bytes"] < told[2]["sent_bytes"]
     for each in told:
-        assert abs(each["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+        assert_capacity(each, RATE_BPS)
     assert final["connections"] == 2
     assert refused == {}
 
@@ -265,7 +258,7 @@ def test_two_at_once_get_their_answers(lab: Lab) -> None:
         for process in at_work:
             done = finish(process)
             assert done.status in (0, 3)
-            assert abs(done.told["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+            assert_capacity(done.told, RATE_BPS)
         final, refused = seen_to_end(sink, signal.SIGHUP)
     assert refused == {}
     assert final["connections"] == 2
@@ -369,15 +362,12 @@ def test_with_both_it_is_measured(far: tuple[Host, Host, Host], version: int, al
     link = left.links[0]
     network = link.ipv4_network if version == 4 else link.ipv6_network
     with Sink(right, "--allow", network if allowed == "network" else "any") as sink:
-        done = run(
-            left, "probe", "--json", "--seconds", "0.8", "--off-link", address_of(right, version)
-        )
+        done, _ = measure(left, "--seconds", "0.8", "--off-link", address_of(right, version))
         assert sink.events[0]["allowed"] == (
             [network] if allowed == "network" else ["0.0.0.0/0", "::/0"]
         )
         _, refused = seen_to_end(sink, signal.SIGINT)
-    assert done.status in (0, 3)
-    assert abs(done.told["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+    assert_capacity(done.told, RATE_BPS)
     assert done.told["loss_ppm"]["value"] < 500_000
     assert done.told["supports_priority"] is None
     assert refused == {}
@@ -509,7 +499,7 @@ def test_garbage_is_survived_and_counted(lab: Lab) -> None:
             time.sleep(0.001)
         done = finish(process)
         assert done.status in (0, 3)
-        assert abs(done.told["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+        assert_capacity(done.told, RATE_BPS)
         final, refused = seen_to_end(sink, signal.SIGTERM)
     assert final["datagrams"] > pieces
     assert {"malformed_datagram", "no_session", "returned_probe", "reflection"} <= set(refused)

@@ -13,7 +13,7 @@ import pytest
 
 from openqwave.lab.shape import Bottleneck
 from tests.kernel import plain_initiator
-from tests.kernel.qwave import BOTH, Sink, address_of, run, seen_to_end
+from tests.kernel.qwave import BOTH, Sink, address_of, assert_capacity, measure, seen_to_end
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host, Lab
@@ -55,6 +55,7 @@ def test_packet_pair(hosts: tuple[Host, Host], version: int, flag: int) -> None:
     assert done.handshake == bytes.fromhex("1e000001")
     assert len(done.received) == 3 * 136
     payload_bytes = 1468 if version == 4 else 1448
+    rates_bps = []
     for train in range(3):
         summary = done.received[train * 136 : (train + 1) * 136]
         first = 1 + 16 * train
@@ -63,13 +64,14 @@ def test_packet_pair(hosts: tuple[Host, Host], version: int, flag: int) -> None:
             f"0a 00 00 01 00 00 00 {first:02x} ff ff ff ff 00 00 00 0f"
         )
         deltas = struct.unpack("!15Q", summary[16:])
-        rate_bps = 15 * 1496 * 8 * SECOND / sum(deltas)
-        assert abs(rate_bps - RATE_BPS) < 0.25 * RATE_BPS
+        rates_bps.append(15 * 1496 * 8 * SECOND / sum(deltas))
         event = [event for event in sink.events if event["event"] == "train"][train]
         assert (event["sequence"], event["packets"]) == (first, 16)
         assert event["payload_bytes"] == payload_bytes
         # Each delta is rounded to a tick, in the same way.
         assert event["spread_ns"] // 100 - 15 <= sum(deltas) <= event["spread_ns"] // 100 + 15
+    # A sender that is held up spreads a train; nothing makes one faster than the link.
+    assert abs(max(rates_bps) - RATE_BPS) < 0.25 * RATE_BPS
     assert (final["trains"], refused) == (3, {})
 
 
@@ -142,9 +144,8 @@ def test_a_plain_sink_satisfies_probe(
     assert sink.stdout is not None
     assert sink.stdout.readline() == "ready\n"
     # A connection for each train takes its time.
-    done = run(left, "probe", "--json", "--seconds", "2.5", address)
-    assert done.status in (0, 3), done.errors
+    done, _ = measure(left, "--seconds", "2.5", address)
     told = done.told
-    assert abs(told["capacity_bps"]["value"] - RATE_BPS) < 0.25 * RATE_BPS
+    assert_capacity(told, RATE_BPS)
     assert told["loss_ppm"]["value"] < 50_000
     assert told["supports_priority"] is True
