@@ -71,3 +71,25 @@ GOOD_TRAIN = json.loads(to_json(TRAIN))
 def test_what_is_no_sample_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         from_json(line)
+
+
+@pytest.mark.xfail(reason="any field takes a list of numbers, and anything that int() takes")
+def test_fields_of_the_wrong_shape_are_refused() -> None:
+    taken = []
+    for fields in (
+        GOOD_GAP | {"kind": ["gap"]},
+        GOOD_GAP | {"sent_ns": [1, 2]},
+        GOOD_GAP | {"sequence": True},
+        GOOD_TRAIN | {"sent_ns": 7},
+        GOOD_TRAIN | {"sent_ns": []},
+        GOOD_TRAIN | {"packet_bytes": [1500]},
+        GOOD_TRAIN | {"deltas_ns": [1.7, 2.9]},
+        GOOD_TRAIN | {"deltas_ns": ["1", "2"]},
+        # One less than the packets, or none.
+        GOOD_TRAIN | {"deltas_ns": [1]},
+    ):
+        try:
+            taken.append(from_json(json.dumps(fields)))
+        except ValueError:
+            continue
+    assert taken == []
