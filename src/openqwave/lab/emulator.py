@@ -9,8 +9,9 @@ was the limit.
 
 While frames come in or are due soon the process is awake and looks around without a pause, which
 takes a processor; else it sleeps in select(2), whose time-outs are exact to microseconds, unlike
-those of poll(2). Bound to a processor, it sleeps only when nothing came for long. Waking up takes tens of microseconds, by which the first frame after a silence is
-late on its way in. No garbage is collected: what the loop makes has no cycles.
+those of poll(2). Waking up takes tens of microseconds, by which the first frame after a silence is
+late on its way in; bound to a processor, it sleeps only after a long one. No garbage is collected:
+what the loop makes has no cycles.
 
 The first line of standard input is a JSON object: "link" (see `links`), "seed", "taps" (two
 descriptors), "cpu" (a number, or null) and "is_realtime". Every line after it is a question, and

@@ -43,7 +43,7 @@ from openqwave.probing.packet_pair import (
 from openqwave.probing.payloads import headers_bytes, probegap_packet_bytes
 from openqwave.probing.probegap import GapLost, GapReturned, ProbegapInitiator, Spacing
 from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Sampled, Wish
-from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator
+from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator, Verdict
 from openqwave.probing.schedule import Series
 from openqwave.probing.session import Event
 from openqwave.wire.qlpb import FlagOrder
@@ -128,12 +128,12 @@ class Measurement(Bundle):
         return self._phase
 
     def start(self, *, now_ns: int) -> None:
-        """Begin everything."""
+        """Begin; small probes follow when the sink has agreed to trains."""
         self._start_ns = now_ns
         self._progress_ns = now_ns + PROGRESS_NS
-        for session in self._sessions.values():
-            session.start(now_ns=now_ns)
-        self._gap.set_rate(schedule.FIRST_PROBES, Spacing.POISSON, now_ns=now_ns)
+        for session in (self._pair, self._route):
+            if session is not None:
+                session.start(now_ns=now_ns)
 
     def close(self) -> None:
         """End at once, without a result."""
@@ -148,14 +148,18 @@ class Measurement(Bundle):
     def _hear(self, event: Event, now_ns: int) -> None:
         match event:
             case Ready():
+                # Small probes need no agreement, but who does not agree is not to be bothered.
+                self._gap.start(now_ns=now_ns)
+                self._gap.set_rate(schedule.FIRST_PROBES, Spacing.POISSON, now_ns=now_ns)
                 self._is_ready = True
                 self._leave_connect(now_ns)
             case TrainMeasured(number=number, train=train) | TrainLost(number=number, train=train):
                 self._take_train(number, train, now_ns)
             case GapReturned(gap=gap) | GapLost(gap=gap):
                 self._take_gap(gap)
-            case RouteChecked(supported=supported):
-                self._supports_priority = supported
+            case RouteChecked(supported=supported, verdict=verdict):
+                # A sink that says nothing of tags has not said that they are lost.
+                self._supports_priority = None if verdict is Verdict.SILENT else supported
                 self._end_route_check(now_ns)
             case Failed(stream=stream) if stream == ROUTE:
                 self._end_route_check(now_ns)
