@@ -37,8 +37,9 @@ from openqwave.estimate.samples import Train
 from openqwave.model.estimates import Doubt, Inconclusive
 
 # A train of which a packet left later than due by this part of the train's time was held up by its
-# own sender, which was not run: what it lost and then caught up looks like other traffic.
-MOST_LATE_PART = 0.15
+# own sender, which was not run. The link fell idle, and what was caught up afterwards looks like as
+# much other traffic: a twentieth of the capacity, at this limit.
+MOST_LATE_PART = 0.05
 # Fewer trains have no spread to take an error from.
 LEAST_TRAINS = 4
 # This part of a train's packets, at its end, only says how late those before them were. Trains of a

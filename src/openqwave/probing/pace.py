@@ -28,6 +28,11 @@ PER_SECOND = 1_000
 # silence would look like a path that has died.
 _LONGEST_MEANS = 10
 
+# A probe at random that is later than this is left out. Its driver was busy, most likely with a
+# train of the same measurement, and all probes of that time would leave right behind it and see
+# its queue. Ordinary lateness is a third of it.
+MOST_LATE_NS = 300_000
+
 # Probes that may leave together because the driver was late.
 AT_ONCE = 2
 
@@ -86,14 +91,18 @@ class Pace:
         due: list[int] = []
         if self._next_ns is None:
             return due, 0
+        late = 0
         while self._next_ns <= now_ns:
-            if len(due) == AT_ONCE:
+            if self._spacing is Spacing.POISSON and now_ns - self._next_ns > MOST_LATE_NS:
+                late += 1
+            elif len(due) == AT_ONCE:
                 skipped = 1 + (now_ns - self._next_ns) * self._per_second // _NS_PER_S
                 self._next_ns = now_ns + self._interval_ns()
-                return due, skipped
-            due.append(self._next_ns)
+                return due, late + skipped
+            else:
+                due.append(self._next_ns)
             self._next_ns += self._interval_ns()
-        return due, 0
+        return due, late
 
     def _interval_ns(self) -> int:
         mean_ns = _NS_PER_S // self._per_second
