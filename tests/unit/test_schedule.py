@@ -61,11 +61,15 @@ def test_what_did_not_arrive_is_not_tried_longer() -> None:
     assert schedule.steady(1000 * MBIT, 20, False).packets == 20
 
 
-def test_without_any_rate_a_few_short_trains_are_tried_once() -> None:
-    first = schedule.ramp(1, None, 2)
-    assert first is not None
-    assert first.packets == schedule.SHORTEST
-    assert schedule.ramp(2, None, first.packets) is None
+def test_trains_that_arrive_all_at_once_grow_to_the_longest() -> None:
+    lengths, packets = [], 2
+    for step in range(1, 10):
+        series = schedule.ramp(step, None, packets)
+        if series is None:
+            break
+        packets = series.packets
+        lengths.append(packets)
+    assert lengths == [8, 32, schedule.LONGEST]
 
 
 def test_quick_means_less() -> None:

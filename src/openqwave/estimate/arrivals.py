@@ -15,6 +15,9 @@ from openqwave.estimate.samples import Train
 # A spacing below this part of the train's mean belongs to a clump. Packets of one size cannot
 # leave a link closer than the mean, except behind it; noise of half a packet's time passes.
 CLUMP_PART = 0.25
+# A train that is sent at once takes longer to arrive than to leave, by this factor, or it has met
+# no link that is slower than its sender.
+LEAST_SPREADING = 1.3
 # A knee needs a head and a tail that each have a slope.
 LEAST_HEAD, LEAST_TAIL = 4, 6
 # Most spacings of a tail lie within this part of their mean.
@@ -32,18 +35,26 @@ class Spread:
         timed_bps: Rate from the first packet of the first clump to the first of the last.
         clumped_share: Share of the spacings that lie inside clumps.
         intervals_ns: Times between the starts of clumps.
+        clump_packets: Packets in a clump, in the mean.
     """
 
     rate_bps: float
     timed_bps: float
     clumped_share: float
     intervals_ns: tuple[int, ...]
+    clump_packets: float
 
 
 def spread_of(train: Train) -> Spread | None:
-    """Return the spread of a train; None if all of it arrived in one clump."""
+    """Return the spread of a train; None if all of it arrived in one clump.
+
+    A train that was sent at once and arrived about as fast as it was sent is one clump as well: no
+    link that is slower than its sender lets it pass like that, but one that collects packets does.
+    """
     deltas = train.deltas_ns
     total_ns = sum(deltas)
+    if not train.gap_ns and total_ns < LEAST_SPREADING * (train.sent_ns[-1] - train.sent_ns[0]):
+        return None
     limit_ns = CLUMP_PART * total_ns / len(deltas) if deltas else 0.0
     starts = [0, *(index + 1 for index, delta in enumerate(deltas) if delta > limit_ns)]
     if len(starts) < 2:
@@ -55,6 +66,7 @@ def spread_of(train: Train) -> Spread | None:
         timed_bps=starts[-1] * bits / sum(intervals),
         clumped_share=1 - (len(starts) - 1) / len(deltas),
         intervals_ns=intervals,
+        clump_packets=(len(deltas) + 1) / len(starts),
     )
 
 

@@ -64,6 +64,10 @@ COALESCED_SHARE = 0.3
 # Times between clumps of a timer vary by less than this part of their mean: the timer, and up to
 # one packet's time until it is started again.
 EVEN_CLUMPS = 0.45
+# Clumps of so many packets in the mean, in trains of twice as many or more, are aggregates of a
+# link that is shared by turns: a timer of 1 ms collects as many only above 100 Mbit/s, and jitter
+# hardly ever.
+AGGREGATE_PACKETS = 12
 # One knee may be an accident.
 LEAST_KNEES = 2
 # Shorter trains that are faster than the longest by this ratio had credit. Noise of their stamps
@@ -158,6 +162,12 @@ def capacity(trains: Sequence[Train]) -> Capacity:
         for train in back_to_back
         if (spread := spread_of(train)) is not None
     ]
+    clumps = [spread.clump_packets for spread, length in spreads if length >= 2 * AGGREGATE_PACKETS]
+    if clumps and median(clumps) >= AGGREGATE_PACKETS:
+        return Capacity(
+            Inconclusive(Doubt.CONTENTION, "packets arrive in large aggregates"),
+            LinkKind.CONTENTION,
+        )
     if len(spreads) < LEAST_TRAINS:
         doubt = Doubt.LOSSES if len(trains) > 2 * len(back_to_back) else Doubt.TOO_FEW
         if len(back_to_back) >= LEAST_TRAINS:

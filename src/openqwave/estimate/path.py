@@ -2,7 +2,8 @@
 
 **Capacity** comes from trains sent back to back (`dispersion`). Other traffic that came between
 their packets, because they were not sent infinitely fast, makes it seem smaller by up to X/R_in,
-of which pieces of trains are nearly free: it widens the upper bound.
+of which pieces of trains are nearly free: it widens the upper bound, and at high rates, where they
+are not, half of it is added.
 
 **Available bandwidth** comes twice: from the idle share of small probes (`idle`) and from trains
 paced at the capacity (`strain`). They fail in different places. Idle time sees every moment of the
@@ -63,6 +64,9 @@ CONTRADICTION = 0.3
 # Timing that varies by a third of the longest train's span makes any rate out of it; of fewer
 # probes nothing is concluded.
 SHAKEN, LEAST_ALIGNED = 3, 20
+# Above this rate pieces of trains hold more than five packets, and modes do not tell one packet
+# between them from none.
+MIXED_ABOVE_BPS = 400_000_000
 # Paced trains that may be lost beyond what single losses explain.
 MOST_LOST_PART = 0.1
 # Trains that are jostled by a queue elsewhere find somewhat less room than there is.
@@ -149,9 +153,13 @@ def _both(
     if isinstance(available, Inconclusive):
         return found, available
     sent_bps = median(offered_bps(train) for train in trains if train.gap_ns == 0)
-    mixed = (estimate.value - available.value) / sent_bps
-    high = estimate.high + max(0, round(estimate.value * mixed))
-    return replace(found, estimate=replace(estimate, high=high)), available
+    mixed = max(0.0, (estimate.value - available.value) / sent_bps)
+    widened = replace(estimate, high=round(estimate.high * (1 + mixed)))
+    if estimate.value > MIXED_ABOVE_BPS:
+        # Pieces of trains are too long there to be free of it: between none and all of it.
+        widened = replace(widened, value=round(estimate.value * (1 + mixed / 2)))
+        available = _available(widened, found.clump_ns, trains, gaps)
+    return replace(found, estimate=widened), available
 
 
 def _available(

@@ -85,16 +85,31 @@ def from_json(line: str) -> Sample:
         ValueError: Not JSON, an unknown kind, or fields that the kind does not have.
     """
     fields: Any = json.loads(line)
-    if not isinstance(fields, dict) or fields.get("kind") not in _KINDS:
+    kind = fields.get("kind") if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"a sample's kind is one of {', '.join(_KINDS)}")
     cls = _KINDS[fields.pop("kind")]
+    for field in dataclasses.fields(cls):
+        if field.name in fields:
+            fields[field.name] = _checked(field, fields[field.name])
     try:
-        for field in dataclasses.fields(cls):
-            wanted = fields.get(field.name, 0)
-            if isinstance(wanted, list):
-                fields[field.name] = tuple(map(int, wanted))
-            elif not isinstance(wanted, int):
-                raise ValueError(f"{field.name} of a sample is a number, not {wanted!r}")
-        return cls(**fields)
+        sample = cls(**fields)
     except TypeError as error:
         raise ValueError(f"not a sample: {error}") from error
+    if isinstance(sample, Train):
+        packets, deltas = len(sample.sent_ns), sample.deltas_ns
+        if packets < 2 or (deltas and len(deltas) != packets - 1) or min(deltas, default=0) < 0:
+            raise ValueError(f"{len(deltas)} spacings are not those of {packets} packets")
+    return sample
+
+
+def _checked(field: dataclasses.Field[Any], wanted: object) -> int | tuple[int, ...]:
+    """A field's value: one whole number, or a list of them where the sample holds several."""
+    # The annotations are text (PEP 563); those that hold several begin so.
+    if str(field.type).startswith("tuple"):
+        if isinstance(wanted, list) and all(type(one) is int for one in wanted):
+            return tuple(wanted)
+        raise ValueError(f"{field.name} of a sample is a list of whole numbers, not {wanted!r}")
+    if type(wanted) is not int:
+        raise ValueError(f"{field.name} of a sample is a whole number, not {wanted!r}")
+    return wanted

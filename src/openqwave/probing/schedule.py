@@ -102,7 +102,9 @@ def ramp(
         # Enough short ones to compare long ones with (see `dispersion`).
         return Series(FIRST_PAIRS, 2)
     if belief_bps is None:
-        return Series(3, SHORTEST) if step == 1 else None
+        # They arrived, and all at once: the link is fast, or collects packets.
+        longest = min(LONGEST, most_packets)
+        return Series(2, min(longest, 4 * last_packets)) if last_packets < longest else None
     # A train that goes on while the queue allows it sees the end of a burst's credit.
     following = min(LONGEST, most_packets, int(QUEUE_NS / packet_ns(belief_bps)), 4 * last_packets)
     return Series(1, following) if following > last_packets * 5 // 4 else None
