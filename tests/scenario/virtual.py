@@ -159,12 +159,11 @@ class VirtualWorld:
                 return self.events[-1]
         raise AssertionError(f"no {last} until {self.now_ns / S:.3f} s")
 
-    def run_next(
-        self, session: Session, until_ns: int, last: tuple[type[Event], ...] = (Failed,)
-    ) -> Event:
-        """Run another session from now on, as `run` does."""
+    def begin(self, session: Session) -> None:
+        """Start another session, in the place of the one before."""
         self.session = session
-        return self.run(until_ns, last)
+        session.start(now_ns=self.now_ns)
+        self._serve()
 
     def go_on(self, until_ns: int) -> None:
         """Go on with a session that has been started, until a time."""
