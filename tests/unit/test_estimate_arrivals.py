@@ -32,6 +32,14 @@ def test_of_clumps_only_what_was_sent_after_the_first_counts() -> None:
     assert found.intervals_ns == (240 * US, 360 * US)
 
 
+def test_packets_far_closer_than_the_others_are_one_clump() -> None:
+    close = spread_of(train([5 * US, 240 * US, 4 * US, 6 * US, 345 * US], packet_bytes=1500))
+    assert close is not None
+    assert close.clumped_share == pytest.approx(3 / 5)
+    assert close.intervals_ns == (245 * US, 355 * US)
+    assert close.rate_bps == pytest.approx(4 * 12_000 / 600e-6)
+
+
 @pytest.mark.parametrize("deltas", [(), (0,), (0, 0, 0, 0)])
 def test_one_clump_has_no_spread(deltas: tuple[int, ...]) -> None:
     assert spread_of(train(deltas)) is None
@@ -59,6 +67,8 @@ def test_a_knee_is_found_where_it_is(head: int, tail: int, boost: int) -> None:
         # Slow, then fast, is no bucket that runs dry; one late packet is none either.
         [PACKET_NS] * 15 + [PACKET_NS / 5] * 15,
         [PACKET_NS] * 15 + [20 * PACKET_NS] + [PACKET_NS] * 14,
+        # Fast, and then in clumps, which is no even tail.
+        [PACKET_NS / 10] * 10 + [0, 0, 0, 5 * PACKET_NS] * 5,
         # Clump after clump.
         [10 * PACKET_NS if turn % 10 == 9 else 0 for turn in range(30)],
     ],

@@ -300,6 +300,16 @@ def test_a_way_back_that_is_never_still_does_not_mislead() -> None:
         assert found.share == pytest.approx(truth, abs=3 * found.error + 0.02)
 
 
+@pytest.mark.parametrize("part", [0.2, 0.4])
+def test_waits_of_one_length_are_not_a_queues(part: float) -> None:
+    # Half of the probes wait not at all and half of them a part of a packet's time.
+    gaps = [
+        gap(number, at_ns, part * packet_ns(RATE) * (number % 2), packet_bytes=0)
+        for number, at_ns in enumerate(random_times(250, SECONDS, Random(1)))
+    ]
+    assert doubt_of(idle_share(gaps, [], RATE)) is Doubt.UNSTEADY
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_delays_of_no_queue_are_not_claimed_to_be_one(seed: int) -> None:
     # A jitter of two packets' time on the way there, and none of the probes meets a queue.
