@@ -7,6 +7,7 @@ mean. A *knee* is where a fast head goes over into a slow, even tail.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -15,6 +16,9 @@ from openqwave.estimate.samples import Train
 # A spacing below this part of the train's mean belongs to a clump. Packets of one size cannot
 # leave a link closer than the mean, except behind it; noise of half a packet's time passes.
 CLUMP_PART = 0.25
+# Handing over the packets of one clump takes a receiver some 30 us at times: where packets are
+# further apart than twice that, the limit may be wider.
+LOOSE_CLUMP_PART, LOOSE_ABOVE_NS = 0.4, 60_000
 # A train that is sent at once takes longer to arrive than to leave, by this factor, or it has met
 # no link that is slower than its sender.
 LEAST_SPREADING = 1.3
@@ -32,7 +36,8 @@ class Spread:
 
     Attributes:
         rate_bps: Rate of the packets behind the first clump, bits a second of IP packets.
-        timed_bps: Rate from the first packet of the first clump to the first of the last.
+        timed_bps: Rate from the first packet of the second clump to the first of the last; of the
+            first clump where there are only two.
         clumped_share: Share of the spacings that lie inside clumps.
         intervals_ns: Times between the starts of clumps.
         clump_packets: Packets in a clump, in the mean.
@@ -55,7 +60,8 @@ def spread_of(train: Train) -> Spread | None:
     total_ns = sum(deltas)
     if not train.gap_ns and total_ns < LEAST_SPREADING * (train.sent_ns[-1] - train.sent_ns[0]):
         return None
-    limit_ns = CLUMP_PART * total_ns / len(deltas) if deltas else 0.0
+    mean_ns = total_ns / len(deltas) if deltas else 0.0
+    limit_ns = mean_ns * (CLUMP_PART if mean_ns < LOOSE_ABOVE_NS else LOOSE_CLUMP_PART)
     starts = [0, *(index + 1 for index, delta in enumerate(deltas) if delta > limit_ns)]
     if len(starts) < 2:
         return None
@@ -63,7 +69,7 @@ def spread_of(train: Train) -> Spread | None:
     intervals = tuple(sum(deltas[one:other]) for one, other in pairwise(starts))
     return Spread(
         rate_bps=(len(deltas) + 1 - starts[1]) * bits / total_ns,
-        timed_bps=starts[-1] * bits / sum(intervals),
+        timed_bps=_timed(starts, intervals) * bits,
         clumped_share=1 - (len(starts) - 1) / len(deltas),
         intervals_ns=intervals,
         clump_packets=(len(deltas) + 1) / len(starts),
@@ -83,6 +89,15 @@ class Knee:
     head_bps: float
     tail_bps: float
     head_packets: int
+
+
+def _timed(starts: Sequence[int], intervals_ns: Sequence[int]) -> float:
+    """Packets a nanosecond from a clump's first packet to the last clump's first.
+
+    The first clump of a train may have been opened by a packet of somebody else's.
+    """
+    first = 1 if len(starts) > 2 else 0
+    return (starts[-1] - starts[first]) / sum(intervals_ns[first:])
 
 
 def knee_of(train: Train) -> Knee | None:

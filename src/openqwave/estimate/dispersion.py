@@ -26,7 +26,8 @@ which longer pieces outlast, and then the bounds hold both views.
 
 **Clumps.** A receiver whose interrupts are coalesced stamps several packets with one time: that of
 the first, and a timer. Then only the first packet of a clump carries information, and a train's
-rate is taken from the first packet of the first clump to the first packet of the last. A link that
+rate is taken from the first packet of a clump to the first packet of the last; not of the first
+clump, which another packet may have opened. A link that
 sends packets in aggregates makes clumps as well, but of the time it took to send them: there the
 rate is that of the packets behind the first clump. The two are told apart by the time between
 clumps, which a timer makes even and sending makes as uneven as the clumps are. Where packets come

@@ -153,11 +153,13 @@ def _both(
     if isinstance(available, Inconclusive):
         return found, available
     sent_bps = median(offered_bps(train) for train in trains if train.gap_ns == 0)
-    mixed = max(0.0, (estimate.value - available.value) / sent_bps)
-    widened = replace(estimate, high=round(estimate.high * (1 + mixed)))
+    # C = R (1 + X/R_in) with X the part of C that is used, solved for C.
+    used = max(0.0, 1 - available.value / estimate.value)
+    whole = 1 / max(0.5, 1 - used * estimate.value / sent_bps)
+    widened = replace(estimate, high=round(estimate.high * whole))
     if estimate.value > MIXED_ABOVE_BPS:
         # Pieces of trains are too long there to be free of it: between none and all of it.
-        widened = replace(widened, value=round(estimate.value * (1 + mixed / 2)))
+        widened = replace(widened, value=round(estimate.value * (1 + whole) / 2))
         available = _available(widened, found.clump_ns, trains, gaps)
     return replace(found, estimate=widened), available
 

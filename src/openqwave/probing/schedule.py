@@ -17,8 +17,8 @@ from openqwave.wire.qlpb import PACKET_PAIR_MAX_IP_BYTES
 PACKET_BYTES = PACKET_PAIR_MAX_IP_BYTES
 # The queue that one train may make at the narrow link: a voice packet that meets it is late by
 # this, which is less than jitter buffers are made for, and meets it rarely.
-QUEUE_NS = 8_000_000
-# Below 4 Mbit/s two packets already take longer; three of them are still one train.
+QUEUE_NS = 5_000_000
+# Below 8 Mbit/s three packets already take longer; fewer have no rate worth the name.
 SHORTEST = 3
 # 96 packets are 144 kB: more than most token buckets hold, and 1.2 ms at a gigabit, where the
 # noise of stamps is then some percent.
