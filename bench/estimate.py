@@ -37,6 +37,7 @@ from typing import IO, Any, Self, cast
 from bench.estimate_cases import MBIT, Case, all_cases
 from openqwave.lab.emulation import EmulatedLink
 from openqwave.lab.namespaces import Rights, availability, enter_user_namespace
+from openqwave.lab.pathmodel import Truth
 from openqwave.lab.specs import TcpSink, TcpSource
 from openqwave.lab.topology import Host, Lab
 from openqwave.lab.traffic import Agent
@@ -50,8 +51,8 @@ BASELINE_S = 1.5
 MEASURE_TIMEOUT_S = 30.0
 # iperf3's own handshake and report, beyond the time of the transfer.
 IPERF_EXTRA_S = 10.0
-# TCP needs this long to fill the link, and then its rate is taken over this long.
-TCP_START_S, TCP_TRUTH_S = 1.5, 1.0
+# A TCP connection is waited for until, in windows of this length, it uses this part of the link.
+TCP_WINDOW_S, TCP_FULL, TCP_TIMEOUT_S = 0.5, 0.85, 15.0
 
 # What is aimed at: median and 90th percentile of the errors, in percent of the capacity.
 CAPACITY_AIM, AVAILABLE_AIM = (3.0, 8.0), (3.0, 12.0)
@@ -206,12 +207,25 @@ def truth_of(case: Case, link: EmulatedLink, since_ns: int, until_ns: int) -> tu
     return forward.capacity_bps / MBIT, available / MBIT - PING_MBIT
 
 
-def left_by_tcp(link: EmulatedLink, rate: float) -> float:
-    """What a TCP connection left of a link just now, Mbit/s."""
-    now_ns = time.monotonic_ns()
-    forward, _ = link.truth(now_ns - round(TCP_TRUTH_S * 1e9), now_ns)
-    used = forward.carried[0].frame_bytes * 8 / (forward.until_ns - forward.since_ns) * 1e3
-    return max(0.0, rate - used)
+def await_tcp(link: EmulatedLink, rate: float) -> None:
+    """Wait until a TCP connection has filled the link.
+
+    Raises:
+        TimeoutError: It does not.
+    """
+    deadline = time.monotonic() + TCP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        time.sleep(TCP_WINDOW_S)
+        now_ns = time.monotonic_ns()
+        forward, _ = link.truth(now_ns - round(TCP_WINDOW_S * 1e9), now_ns)
+        if used_mbit(forward) > TCP_FULL * rate:
+            return
+    raise TimeoutError("the TCP connection does not fill the link")
+
+
+def used_mbit(truth: Truth) -> float:
+    """The rate of real packets that passed the first stage, Mbit/s."""
+    return truth.carried[0].frame_bytes * 8e3 / (truth.until_ns - truth.since_ns)
 
 
 def probe(left: Host, address: str, samples: Path) -> dict[str, Any]:
@@ -249,23 +263,25 @@ def measure(case: Case, seed: int, iperf_s: float, samples: Path, cpu: int | Non
         stack.enter_context(sink_on(right))
         rate = case.rate_bps / MBIT
         result = Result(case.name, case.is_trap, rate, rate, rate)
-        left_before = None
         if case.tcp:
             tcp_sink = stack.enter_context(Agent(right, TcpSink(address)))
-            stack.enter_context(Agent(left, TcpSource(address, tcp_sink.port, 60.0)))
-            time.sleep(TCP_START_S + TCP_TRUTH_S)
-            left_before = left_by_tcp(link, rate)
+            source = TcpSource(address, tcp_sink.port, 60.0, congestion="cubic")
+            stack.enter_context(Agent(left, source))
+            await_tcp(link, rate)
         with Ping(left, address, samples.parent) as ping:
             time.sleep(BASELINE_S)
         result.ping_before_ms = ping.p95_ms
         with Ping(left, address, samples.parent) as ping:
             found = probe(left, address, samples)
         result.ping_beside_ms = ping.p95_ms
-        truth = truth_of(case, link, *window_of(samples))
-        result.capacity_true, result.available_true = truth
-        if left_before is not None:
-            result.available_true = left_before
+        window = window_of(samples)
+        result.capacity_true, result.available_true = truth_of(case, link, *window)
         take_report(result, found)
+        if case.tcp:
+            # All packets on the link but the measurement's are TCP's.
+            own = result.sent_bytes * 8e3 / (window[1] - window[0])
+            left_over = rate - used_mbit(link.truth(*window)[0]) + own
+            result.available_true = max(0.0, left_over)
         if iperf_s and not case.tcp:
             with Ping(left, address, samples.parent) as ping:
                 begun_ns = time.monotonic_ns()

@@ -36,8 +36,8 @@ class Case:
         link: What it is like.
         is_trap: Whether a wrong number stated with confidence counts as a failure here.
         shares: Whether stations take turns, so that the truth is what a new flow would get.
-        tcp: Whether a TCP connection runs beside, which gives way: the truth is what was free
-            before the measurement.
+        tcp: Whether a TCP connection runs beside, which gives way: the truth is what it left while
+            it was measured.
         version: Of IP.
     """
 

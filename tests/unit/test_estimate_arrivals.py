@@ -26,8 +26,8 @@ def test_of_clumps_only_what_was_sent_after_the_first_counts() -> None:
     found = spread_of(train([0, 240 * US, 0, 0, 360 * US], packet_bytes=1500))
     assert found is not None
     assert found.rate_bps == pytest.approx(4 * 12_000 / 600e-6)
-    # From the first of the first to the first of the last: five packets' bits lie between.
-    assert found.timed_bps == pytest.approx(5 * 12_000 / 600e-6)
+    # From the first of the second to the first of the last: three packets' bits lie between.
+    assert found.timed_bps == pytest.approx(3 * 12_000 / 360e-6)
     assert found.clumped_share == pytest.approx(3 / 5)
     assert found.intervals_ns == (240 * US, 360 * US)
 

@@ -13,11 +13,10 @@ are offered at the capacity, or slightly below where the harm has to be smaller,
 they leave behind is X times their length.
 
 **Late stamps.** A queue that other traffic fills while a train passes only grows, as long as the
-train keeps the link busy. Stamps are late at times, never early. So what a packet is behind,
-beyond all packets after it, is lateness: the growth of the queue at a packet is the least that it
-and those after it are behind, and the same holds for the first packet, whose own lateness makes
-all others look early. This also reads clumps of a receiver's timer rightly, whose last packets are
-the punctual ones.
+train keeps the link busy, and stamps are late at times, never early. So the least that some
+packets in a row are behind is what the first of them is behind, with the lateness taken out. That
+is done at both ends of a train alike, so that a noise that all packets have cancels. It also reads
+clumps of a receiver's timer rightly, whose last packets are the punctual ones.
 
 **Many trains.** X of one train is the traffic of some milliseconds. The mean over trains that start
 at random times is the mean over the time (Poisson arrivals see time averages); its standard error
@@ -42,9 +41,9 @@ from openqwave.model.estimates import Doubt, Inconclusive
 MOST_LATE_PART = 0.05
 # Fewer trains have no spread to take an error from.
 LEAST_TRAINS = 4
-# This part of a train's packets, at its end, only says how late those before them were. Trains of a
-# few packets are those of slow links, where lateness is nothing.
-TAIL_PART = 8
+# This part of a train's packets at each of its ends says how late they were. Trains of a few
+# packets are those of slow links, where lateness is nothing.
+ENDS_PART = 4
 # Bursts of other traffic come at up to a few times the capacity, and fill its queue; a train that
 # saw more saw its receiver stand still.
 MOST_CROSS = 3
@@ -87,9 +86,9 @@ def cross_bps(train: Train, capacity_bps: int) -> float | None:
     behind = [
         time - number * packet_ns for number, time in enumerate([0, *accumulate(train.deltas_ns)])
     ]
-    last = len(behind) - 1 - len(behind) // TAIL_PART
-    grown_ns = min(behind[last:]) - min(behind)
-    cross = offered * grown_ns / (last * packet_ns)
+    ends = len(behind) // ENDS_PART or 1
+    grown_ns = min(behind[-ends:]) - min(behind[:ends])
+    cross = offered * grown_ns / ((len(behind) - ends) * packet_ns)
     return None if cross > MOST_CROSS * capacity_bps else cross
 
 

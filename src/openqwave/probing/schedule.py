@@ -41,6 +41,8 @@ PACED_PACKETS = 17
 # timer makes clumps, so many of them.
 PACED_NS = 2_000_000
 CLUMPS = 8
+# But not longer than this: at half load it leaves half of it as a queue.
+LONGEST_PACED_NS = 8_000_000
 LEAST_PACED = 5
 # How many, at most, in a measurement.
 MOST_PACED, MOST_PACED_FAST = 20, 50
@@ -147,7 +149,7 @@ def paced(belief_bps: float, found: Capacity, window_ns: int, is_quick: bool) ->
         return Series(4, LONGEST)
     if found.kind is LinkKind.BUCKET:
         return Series(0, PACED_PACKETS)
-    longest = max(LEAST_PACED, int(QUEUE_NS / gap_ns))
+    longest = max(LEAST_PACED, int(LONGEST_PACED_NS / gap_ns))
     span_ns = max(PACED_NS, CLUMPS * found.clump_ns)
     packets = max(PACED_PACKETS, min(LONGEST, int(span_ns / gap_ns)))
     packets = min(packets, longest)
