@@ -228,16 +228,18 @@ def used_mbit(truth: Truth) -> float:
     return truth.carried[0].frame_bytes * 8e3 / (truth.until_ns - truth.since_ns)
 
 
-def probe(left: Host, address: str, samples: Path) -> dict[str, Any]:
-    """Run `qwave probe`; return what it prints."""
-    command = [sys.executable, "-m", "openqwave.cli", "probe", address, "--json"]
+def probe(left: Host, address: str, samples: Path, *options: str) -> dict[str, Any]:
+    """Run `qwave probe`; return what it prints, and as "command_s" how long the command took."""
+    command = [sys.executable, "-m", "openqwave.cli", "probe", address, "--json", *options]
+    begun_ns = time.monotonic_ns()
     process = left.popen(
         [*command, "--samples", str(samples)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     output, words = process.communicate(timeout=MEASURE_TIMEOUT_S)
     if process.returncode not in (0, 3):
         raise RuntimeError(f"qwave probe: status {process.returncode}: {words}")
-    return cast("dict[str, Any]", json.loads(output))
+    found = cast("dict[str, Any]", json.loads(output))
+    return found | {"command_s": (time.monotonic_ns() - begun_ns) / 1e9}
 
 
 def iperf3(left: Host, right: Host, case: Case, address: str, seconds: float) -> dict[str, Any]:
@@ -253,12 +255,30 @@ def iperf3(left: Host, right: Host, case: Case, address: str, seconds: float) ->
     return cast("dict[str, Any]", json.loads(output)["end"]["sum_received"])
 
 
-def measure(case: Case, seed: int, iperf_s: float, samples: Path, cpu: int | None) -> Result:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How cases are run.
+
+    Attributes:
+        seed: Of the links' randomness.
+        iperf_s: How long iperf3 fills the link; 0 for not at all.
+        is_quick: Whether it is `qwave probe --quick`, timed with the interpreter's start.
+        cpu: The emulator's processor; None for any.
+    """
+
+    seed: int
+    iperf_s: float
+    is_quick: bool
+    cpu: int | None
+
+
+def measure(case: Case, manner: Manner, samples: Path) -> Result:
     """Run one case."""
+    iperf_s = manner.iperf_s
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(Lab())
         left, right = lab.host("left"), lab.host("right")
-        link = lab.emulated_link(left, right, case.link, seed=seed, cpu=cpu)
+        link = lab.emulated_link(left, right, case.link, seed=manner.seed, cpu=manner.cpu)
         address = right.ipv4 if case.version == 4 else right.ipv6
         stack.enter_context(sink_on(right))
         rate = case.rate_bps / MBIT
@@ -272,11 +292,13 @@ def measure(case: Case, seed: int, iperf_s: float, samples: Path, cpu: int | Non
             time.sleep(BASELINE_S)
         result.ping_before_ms = ping.p95_ms
         with Ping(left, address, samples.parent) as ping:
-            found = probe(left, address, samples)
+            found = probe(left, address, samples, *(["--quick"] if manner.is_quick else []))
         result.ping_beside_ms = ping.p95_ms
         window = window_of(samples)
         result.capacity_true, result.available_true = truth_of(case, link, *window)
         take_report(result, found)
+        if manner.is_quick:
+            result.seconds = found["command_s"]
         if case.tcp:
             # All packets on the link but the measurement's are TCP's.
             own = result.sent_bytes * 8e3 / (window[1] - window[0])
@@ -458,6 +480,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=Path, metavar="DIR", help="keep the recordings")
     parser.add_argument("--seed", type=int, default=1, help="of the links' randomness")
     parser.add_argument("--iperf3-seconds", type=float, default=4.0, metavar="N")
+    parser.add_argument(
+        "--quick", action="store_true", help="qwave probe --quick, timed as a whole; no iperf3"
+    )
     parser.add_argument("--no-iperf3", action="store_true", help="leave the peer out")
     return parser.parse_args()
 
@@ -469,7 +494,7 @@ def main() -> int:
     if options.list or not cases:
         sys.stdout.write("".join(f"{case.name}\n" for case in cases))
         return 0 if cases else 2
-    iperf_s = 0.0 if options.no_iperf3 else options.iperf3_seconds
+    iperf_s = 0.0 if options.no_iperf3 or options.quick else options.iperf3_seconds
     for program in ("ping", *(["iperf3"] if iperf_s else [])):
         if shutil.which(program) is None:
             sys.stderr.write(f"{program} is needed and not installed\n")
@@ -484,14 +509,15 @@ def main() -> int:
     if len(cpus) > 1:
         # The emulator has a processor of its own.
         os.sched_setaffinity(0, cpus[:-1])
+    cpu = cpus[-1] if len(cpus) > 1 else None
+    manner = Manner(options.seed, iperf_s, options.quick, cpu)
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.samples or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for number, case in enumerate(cases, 1):
             samples = folder / f"{re.sub('[^a-z0-9]+', '-', case.name.lower())}.jsonl"
-            cpu = cpus[-1] if len(cpus) > 1 else None
-            result = measure(case, options.seed, iperf_s, samples, cpu)
+            result = measure(case, manner, samples)
             results.append(result)
             sys.stderr.write(f"{number}/{len(cases)} {' | '.join(row(result))}\n")
             if options.json:
