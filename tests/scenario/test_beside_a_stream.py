@@ -69,17 +69,11 @@ def rise_ns(load: float, kind: CrossKind, seed: int) -> int:
 def test_a_stream_loses_nothing_and_no_train_adds_more_than_itself(
     load: float, kind: CrossKind
 ) -> None:
-    # A train's own queue is 8 ms, and nine in ten of the packets that meet it meet less.
+    # A train fills the queue by 5 ms at most, and others come on top.
     assert max(rise_ns(load, kind, seed) for seed in SEEDS) < 8 * MS
 
 
 def test_a_stream_on_a_link_of_its_own_hardly_notices() -> None:
-    rises = sorted(rise_ns(0.0, CrossKind.POISSON, seed) for seed in SEEDS)
-    assert rises[len(rises) // 2] < 5 * MS
-
-
-@pytest.mark.xfail(strict=False, reason="one train in a hundred packets' time, and its queue")
-def test_a_stream_hardly_notices_whenever_it_is_measured() -> None:
     assert max(rise_ns(0.0, CrossKind.POISSON, seed) for seed in SEEDS) < 5 * MS
 
 

@@ -226,6 +226,10 @@ TRAPS = [
     # Other links on the way.
     Case("traffic before the narrow link", path(link(100 * MBIT, 0.5, delay_ns=0), link(R))),
     Case("traffic behind the narrow link", path(link(R), link(100 * MBIT, 0.5, delay_ns=0))),
+    Case(
+        "traffic everywhere",
+        path(link(100 * MBIT, 0.5, delay_ns=0), SLOW, link(100 * MBIT, 0.5)),
+    ),
     Case("narrow behind tight", path(link(50 * MBIT, 0.8, delay_ns=0), link(R))),
     # Queues that hold no train.
     Case("queue of 10 packets", path(replace(link(R), queue_bytes=15_000))),
@@ -256,6 +260,7 @@ TRAPS = [
     Case("burst of 10 packets, load 0.5", path(bucket(R, 15_000, 1000 * MBIT, 0.5))),
     Case("burst of 64 KiB", path(bucket(R, 65_536, 1000 * MBIT))),
     Case("burst of 64 KiB, load 0.5", path(bucket(R, 65_536, 1000 * MBIT, 0.5))),
+    Case("burst of 64 KiB, peak 100 Mbit/s", path(bucket(R, 65_536, 100 * MBIT))),
     Case("burst of 64 KiB at 100 Mbit/s", path(bucket(100 * MBIT, 65_536, 1000 * MBIT))),
     Case("burst of one packet or two", path(bucket(R, 3_000, 1000 * MBIT))),
     Case("8 frames a turn", path(turns(8))),
@@ -270,17 +275,11 @@ KNOWN = {
         plain(300, 0.5, ONOFF),
     ],
     "a burst outlasts the trains": [
-        Case("burst of 64 KiB, peak 100 Mbit/s", path(bucket(R, 65_536, 100 * MBIT))),
         Case("burst of 20 packets, peak 40 Mbit/s", path(bucket(R, 30_000, 40 * MBIT))),
+        Case("burst of 1 MB", path(bucket(R, 1_000_000, 1000 * MBIT))),
     ],
     "clumps of a timer look like aggregates": [
         Case("clumps longer than trains", path(replace(link(1000 * MBIT), coalesce_ns=3 * MS))),
-    ],
-    "links before and behind are as loaded": [
-        Case(
-            "traffic everywhere",
-            path(link(100 * MBIT, 0.5, delay_ns=0), link(R, 0.5), link(100 * MBIT, 0.5)),
-        ),
     ],
     "turns of a loaded medium look like a rate": [
         Case("8 frames a turn, load 0.3", path(turns(8, 0.3))),
