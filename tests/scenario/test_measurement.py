@@ -87,7 +87,7 @@ def plain(rate: int, load: float, kind: CrossKind) -> Case:
 PLAIN = [
     plain(rate, load, kind)
     for rate in DELAYS_MS
-    for load, kind in (LOADS if rate <= 20 else FEW_LOADS)
+    for load, kind in (LOADS if rate <= 20 else FEW_LOADS if rate <= 300 else FEW_LOADS[:2])
 ]
 
 
@@ -276,7 +276,6 @@ KNOWN = {
     ],
     "a burst outlasts the trains": [
         Case("burst of 20 packets, peak 40 Mbit/s", path(bucket(R, 30_000, 40 * MBIT))),
-        Case("burst of 1 MB", path(bucket(R, 1_000_000, 1000 * MBIT))),
     ],
     "clumps of a timer look like aggregates": [
         Case("clumps longer than trains", path(replace(link(1000 * MBIT), coalesce_ns=3 * MS))),
@@ -366,7 +365,7 @@ def test_of_a_bucket_the_sustained_rate_and_the_boost_are_told(name: str) -> Non
 
 @pytest.mark.xfail(strict=False, reason="a bucket that was not full when its knee was found")
 def test_of_a_bucket_that_trains_had_half_emptied_the_rate_is_told() -> None:
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         found = measure(BY_NAME["burst of 64 KiB"], seed)
         assert is_told_as_a_bucket(found), told(found)
 
@@ -448,7 +447,7 @@ def test_what_was_free_before_the_sink_went_is_not_told_wrong() -> None:
     wrong = [
         told(found)
         for how in Death
-        for seed in (1, 2, 3, 4)
+        for seed in (1, 2)
         for found in [finish(world_of(dying(1000, how), seed))]
         if not holds(found.report.available_bps, found.truth.available_bps, 2)
     ]
@@ -547,7 +546,7 @@ def again(case: Case, seed: int = 1) -> Found:
 
 
 def test_the_same_seed_gives_the_same_samples() -> None:
-    for case in (BY_NAME["loss of 2 %"], BY_NAME["8 frames a turn"]):
+    for case in (BY_NAME["loss of 2 %"], BY_NAME["burst of 10 packets"]):
         lines = [list(map(to_json, found.samples)) for found in (measure(case), again(case))]
         assert lines[0] == lines[1]
         assert len(lines[0]) > 100
