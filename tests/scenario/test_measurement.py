@@ -151,14 +151,6 @@ def test_errors_of_all_together_are_small() -> None:
     assert nine_of_ten(available) < NINE_OF_TEN_AVAILABLE
 
 
-def test_stated_bounds_hold_as_often_as_is_claimed() -> None:
-    found = [measure(case) for case in PLAIN]
-    capacity = [holds(one.report.capacity_bps, one.truth.capacity_bps) for one in found]
-    available = [holds(one.report.available_bps, one.truth.available_bps) for one in found]
-    assert sum(capacity) >= BOUNDS_HOLD * len(found)
-    assert sum(available) >= BOUNDS_HOLD * len(found)
-
-
 def test_bounds_are_narrow_enough_to_be_of_use() -> None:
     widths = []
     for case in PLAIN:
@@ -324,12 +316,21 @@ def test_a_trap_that_is_known_is_seen_through_or_seen(cases: list[Case]) -> None
     assert wrong == []
 
 
-def test_bounds_in_traps_hold_as_often_as_is_claimed() -> None:
-    found = [measure(case) for case in TRAPS]
-    capacity = [holds(one.report.capacity_bps, one.truth.capacity_bps) for one in found]
-    available = [holds(one.report.available_bps, free_of(one)) for one in found]
-    assert sum(capacity) >= BOUNDS_HOLD * len(found)
-    assert sum(available) >= BOUNDS_HOLD * len(found)
+def test_stated_bounds_hold_as_often_as_is_claimed() -> None:
+    found = [measure(case) for case in PLAIN + TRAPS]
+    capacity = [
+        holds(one.report.capacity_bps, one.truth.capacity_bps)
+        for one in found
+        if isinstance(one.report.capacity_bps, Estimate)
+    ]
+    available = [
+        holds(one.report.available_bps, free_of(one))
+        for one in found
+        if isinstance(one.report.available_bps, Estimate)
+    ]
+    assert min(len(capacity), len(available)) > 50
+    assert sum(capacity) >= BOUNDS_HOLD * len(capacity)
+    assert sum(available) >= BOUNDS_HOLD * len(available)
 
 
 def test_few_traps_are_left_without_an_answer() -> None:
