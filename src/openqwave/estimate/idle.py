@@ -244,8 +244,9 @@ def _lost_in_a_queue(gaps: Sequence[Gap], alignment: Alignment, packet_ns: float
         if not gap.is_lost:
             continue
         after = bisect_left(times, gap.sent_ns)
+        # One on each side: after the last that came back, the sink may be gone.
         neighbours = alignment.waits[max(0, after - 1) : after + 1]
-        if all(wait.there_ns > 2 * packet_ns for wait in neighbours):
+        if len(neighbours) == 2 and all(wait.there_ns > 2 * packet_ns for wait in neighbours):
             lost += 1
     return lost
 

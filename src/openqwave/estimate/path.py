@@ -50,8 +50,9 @@ from openqwave.model.estimates import (
     PathReport,
 )
 
-# A probe that comes alone comes this much later than a receiver's timer runs, at least.
-CLUMP_REACH = 1.2
+# A probe that comes alone comes after this many times the mean of a receiver's timer, at least: the
+# packet that started it had been on its way before.
+CLUMP_REACH = 1.5
 # What is claimed of each method at best, as a part of the capacity and one standard error: the
 # models are that good where their assumptions hold, not better.
 IDLE_FLOOR, STRAIN_FLOOR = 0.015, 0.02

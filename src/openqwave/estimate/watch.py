@@ -113,6 +113,11 @@ class PathWatch:
             error = (first.high - first.low) / (2 * COVERAGE_FACTOR)
             self._tracker = Tracker(first.value, max(1.0, error), at_ns=self._gaps[-1].sent_ns)
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Did the last train sent back to back tell of another capacity?"""
+        return self._odd is not None
+
     def observe(self, sample: Sample) -> None:
         """Take one more sample, in the order of sending."""
         if isinstance(sample, Gap):

@@ -129,7 +129,8 @@ def beyond(knee_packets: int) -> Series:
     Args:
         knee_packets: How many packets a full bucket lets pass.
     """
-    return Series(BUCKET_TRAINS, min(LONGEST, knee_packets + BUCKET_TAIL))
+    # The bucket was not full when the knee was seen: trains before had used a part of it.
+    return Series(BUCKET_TRAINS, min(LONGEST, knee_packets * 4 // 3 + BUCKET_TAIL))
 
 
 def paced(belief_bps: float, found: Capacity, window_ns: int, is_quick: bool) -> Series:

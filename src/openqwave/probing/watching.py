@@ -134,7 +134,9 @@ class Watch(Bundle):
         packets, gap_ns = schedule.SHORTEST, 0
         if belief_bps is not None:
             packets = min(MOST_PACKETS, schedule.longest_packets(belief_bps))
-            gap_ns = round(schedule.packet_ns(belief_bps)) if self._turn % 2 else 0
+            # Another capacity is believed when two trains in a row say so.
+            is_paced = self._turn % 2 and not self._path.is_in_doubt
+            gap_ns = round(schedule.packet_ns(belief_bps)) if is_paced else 0
         self._turn += 1
         at_ns = now_ns + round(self._random() * PERIOD_NS / 2)
         self._pair.queue_train(TrainPlan(packets, schedule.PACKET_BYTES, gap_ns, at_ns))
