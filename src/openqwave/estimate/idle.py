@@ -80,6 +80,9 @@ LEAST_PROBES = 40
 # The fit has two unknowns, and finding the level costs as much again as counting alone: the error
 # of counting, times this. Found by simulation at 2 to 300 Mbit/s, idle to 75 % load.
 FIT_INFLATION = 1.6
+# A timer that runs for longer than this many packets' times is opened by other packets of this host
+# so often that hardly any probe is known to come alone.
+MOST_CLUMP = 5
 # Under load a train takes longer to leave than by itself: twice as long at half load.
 DRAIN_FACTOR = 2.0
 # Noise differs between the two directions by some part of itself, and what of it is taken for waits
@@ -127,6 +130,10 @@ def idle_share(
     since_ns, until_ns = gaps[0].sent_ns, gaps[-1].sent_ns
     trains = [train for train in trains if since_ns <= train.sent_ns[0] <= until_ns]
     packet_ns = FULL_PACKET_BYTES * 8e9 / capacity_bps
+    if clump_ns > MOST_CLUMP * packet_ns:
+        return Inconclusive(
+            Doubt.COALESCED, f"the receiver holds packets back for {clump_ns / 1e3:.0f} us"
+        )
     seen = _apart(gaps, trains, clump_ns, packet_ns)
     alignment = align(seen)
     waits = sorted(wait.there_ns for wait in alignment.waits)
