@@ -177,7 +177,11 @@ def capacity(trains: Sequence[Train]) -> Capacity:
             Inconclusive(doubt, f"{len(spreads)} of {len(trains)} trains were spread out"),
             LinkKind.QUEUE,
         )
-    longest = max(length for _, length in spreads)
+    without_credit = _without_credit(spreads)
+    if without_credit is not None:
+        return without_credit
+    # Of the longest there has to be another: one train alone may have met anything.
+    longest = sorted(length for _, length in spreads)[-2]
     long = [spread for spread, length in spreads if length >= max(2, longest * 2 // 3)]
     if len(long) < LEAST_TRAINS:
         long = [spread for spread, length in sorted(spreads, key=lambda s: -s[1])[:LEAST_TRAINS]]
@@ -190,10 +194,6 @@ def capacity(trains: Sequence[Train]) -> Capacity:
         )
     if median(spread.clumped_share for spread in long) > COALESCED_SHARE:
         return _coalesced(long)
-    credit_bps = _credit_bps(spreads, whole_bps, longest)
-    if credit_bps:
-        found = _bounded(whole_bps, half_width, len(long), "trains")
-        return Capacity(found, LinkKind.BUCKET, boost_bps=round(credit_bps))
     pieces = [train for train in back_to_back if len(train.sent_ns) >= max(4, longest * 2 // 3)]
     if pieces:
         found = _both_views(pieces, whole_bps, half_width)
@@ -298,17 +298,25 @@ def _grows(
     return short_ns > GROWTH_RATIO * packet_ns and short_ns - packet_ns > LEAST_ACCESS_NS
 
 
-def _credit_bps(spreads: Sequence[tuple[Spread, int]], long_bps: float, longest: int) -> float:
-    """The rate of trains that were shorter than the longest and far faster; 0 if there are none.
+def _without_credit(spreads: Sequence[tuple[Spread, int]]) -> Capacity | None:
+    """The capacity of a token bucket whose credit was used up when the longest trains came.
 
-    They passed on a token bucket's credit, which those before the longest ones had used up.
+    Shorter trains passed on that credit and were far faster. The longest arrive evenly: one that
+    its receiver was late for does not.
     """
+    longest = max(length for _, length in spreads)
+    long = [spread for spread, length in spreads if length >= longest * 2 // 3]
     shorter = [
         spread.rate_bps
         for spread, length in spreads
         if length > SHORT_PACKETS and length * 3 < longest * 2
     ]
-    return median(shorter) if shorter and median(shorter) > CREDIT_RATIO * long_bps else 0.0
+    value, half_width = densest_half([spread.rate_bps for spread in long])
+    is_even = median(spread.clumped_share for spread in long) <= COALESCED_SHARE
+    if not is_even or not shorter or median(shorter) <= CREDIT_RATIO * value:
+        return None
+    found = _bounded(value, half_width, len(long), "trains")
+    return Capacity(found, LinkKind.BUCKET, boost_bps=round(median(shorter)))
 
 
 def _bucket(trains: Sequence[Train]) -> Capacity | None:

@@ -55,7 +55,7 @@ from openqwave.model.estimates import (
 CLUMP_REACH = 1.5
 # What is claimed of each method at best, as a part of the capacity and one standard error: the
 # models are that good where their assumptions hold, not better.
-IDLE_FLOOR, STRAIN_FLOOR = 0.015, 0.02
+IDLE_FLOOR, STRAIN_FLOOR = 0.02, 0.02
 # Two methods agree when they differ by no more than so many of their common errors, and this
 # part of the capacity.
 AGREEING_ERRORS, AGREEING_PART = 3.0, 0.05
