@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,10 +103,15 @@ def test_a_bottleneck_is_measured(hosts: tuple[Host, Host], version: int) -> Non
     }
     trains = [event for event in sink.events if event["event"] == "train"]
     assert len(trains) == final["trains"]
-    # Bytes of one train over its time: the link's rate, before any estimator.
-    longest = max(trains, key=lambda event: int(event["packets"]))
-    ip_bytes = longest["payload_bytes"] + (28 if version == 4 else 48)
-    rate_bps = (longest["packets"] - 1) * ip_bytes * 8e9 / longest["spread_ns"]
+    # Bytes of a train over its time: the link's rate, before any estimator. Of the median train,
+    # because a busy machine is late for one or another.
+    headers_bytes = 28 if version == 4 else 48
+    rates_bps = [
+        (event["packets"] - 1) * (event["payload_bytes"] + headers_bytes) * 8e9 / event["spread_ns"]
+        for event in trains
+        if event["packets"] >= 8
+    ]
+    rate_bps = median(rates_bps)
     assert abs(rate_bps - RATE_BPS) < 0.25 * RATE_BPS
 
 

@@ -844,7 +844,13 @@ def test_a_signals_handler_may_close(fd_guard: None) -> None:
     host.close()
 
 
-def test_a_forked_child_has_no_part_in_it(host: ExperimentHost) -> None:
+@pytest.fixture
+def foreign() -> dict[int, str]:
+    """Descriptors that are open before the host's; name it first."""
+    return open_descriptors()
+
+
+def test_a_forked_child_has_no_part_in_it(foreign: dict[int, str], host: ExperimentHost) -> None:
     serving = host.serve(scripted_sink(ScriptedSink(echo_all)))
     running = host.run(Script(lasts_ns=3_600_000_000_000), LOOPBACK)
     with warnings.catch_warnings():
@@ -852,7 +858,7 @@ def test_a_forked_child_has_no_part_in_it(host: ExperimentHost) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        os._exit(_child_status(host, running))
+        os._exit(_child_status(foreign, host, running))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     # The parent's goes on.
     with socket.create_connection((LOOPBACK, PORT), PATIENCE_S) as peer:
@@ -864,10 +870,11 @@ def test_a_forked_child_has_no_part_in_it(host: ExperimentHost) -> None:
     assert holder_of("udp", PORT) == ""
 
 
-def _child_status(host: ExperimentHost, running: Running) -> int:
+def _child_status(foreign: dict[int, str], host: ExperimentHost, running: Running) -> int:
     """What the child finds: 0 if all is as it should be."""
     try:
-        kinds = {name.partition(":")[0] for name in open_descriptors().values()}
+        left = dict(open_descriptors().items() - foreign.items())
+        kinds = {name.partition(":")[0] for name in left.values()}
         if {"socket", "anon_inode"} & kinds:
             return 1
         for call in (running.next_event, running.cancel, lambda: host.run(Script(), LOOPBACK)):
