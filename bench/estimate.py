@@ -196,6 +196,8 @@ def window_of(samples: Path) -> tuple[int, int]:
             times += [fields["sent_ns"][0], fields["sent_ns"][-1]]
         elif fields["kind"] == "gap":
             times.append(fields["sent_ns"])
+    if not times:
+        raise RuntimeError("nothing was measured; is the machine busy?")
     offset_ns = time.time_ns() - time.monotonic_ns()
     return min(times) - offset_ns, max(times) - offset_ns
 
