@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -41,7 +42,7 @@ from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive, 
 
 MBPS, US, MS = 1_000_000, 1_000, 1_000_000
 HALF_USED, COALESCED, BUCKET = CASES
-CALM = Punctuality(late_90_ns=32_768, late_99_ns=65_536, back_99_ns=150_000, paced=17, held_up=0)
+CALM = Punctuality(late_90_ns=32_768, late_99_ns=65_536, waiting_share=0.001, paced=17, held_up=0)
 BUSY = replace(CALM, late_99_ns=8_388_608, held_up=9)
 UNKNOWN = Inconclusive(Doubt.BURST_CREDIT)
 
@@ -146,16 +147,16 @@ def test_an_answer_holds_up_to_its_bounds(answer: Estimated, standing: Standing)
     ("changed", "is_busy"),
     [
         ({}, False),
-        ({"late_90_ns": 100_000, "late_99_ns": 1 * MS, "back_99_ns": 1 * MS}, False),
+        ({"late_90_ns": 100_000, "late_99_ns": 1 * MS, "waiting_share": 0.01}, False),
         ({"late_90_ns": 131_072}, True),
         ({"late_99_ns": 1_048_576}, True),
-        ({"back_99_ns": 1_000_001}, True),
+        ({"waiting_share": 0.0101}, True),
         ({"held_up": 4}, False),
         ({"held_up": 5}, True),
         ({"held_up": 0, "paced": 0}, False),
     ],
 )
-def test_what_is_too_late_to_judge(changed: dict[str, int], is_busy: bool) -> None:
+def test_what_is_too_late_to_judge(changed: dict[str, Any], is_busy: bool) -> None:
     punctuality = replace(CALM, **changed)
     assert punctuality.is_busy is is_busy
     one = result(available=mbps(8, 7, 9), punctuality=punctuality)
@@ -197,22 +198,16 @@ def paced(*spans_ns: int) -> list[Sample]:
 
 def test_punctuality_is_the_worse_of_both_ways() -> None:
     # 1024 ns x 2^n: 85 frames within 1 us, 13 within 32, 2 within 16 ms.
-    found = punctuality_of(counters(85, 0, 0, 0, 0, 13, *[0] * 8, 2), [])
+    late = counters(85, 0, 0, 0, 0, 13, *[0] * 8, 2)
+    found = punctuality_of(replace(made_record(HALF_USED), counters=late, waiting_share=0.25))
     assert (found.late_90_ns, found.late_99_ns) == (1024 << 5, 1024 << 14)
-    assert (found.back_99_ns, found.paced, found.held_up) == (0, 0, 0)
-
-
-def test_punctuality_is_seen_on_the_way_back() -> None:
-    found = punctuality_of(counters(100), gaps([0] * 97 + [50 * MS] * 3))
-    assert found.back_99_ns == 50 * MS
-    assert found.is_link_late
-    assert not punctuality_of(counters(100), gaps([0] * 200 + [50 * MS])).is_link_late
+    assert (found.waiting_share, found.paced, found.held_up) == (0.25, 0, 0)
 
 
 def test_trains_that_were_held_up_are_counted() -> None:
     back_to_back = Train(1500, 0, (0, 1, 2), (MS, MS))
-    samples = [*paced(10 * MS, 10 * MS + MS // 5, 12 * MS, 40 * MS), back_to_back]
-    found = punctuality_of(counters(100), samples)
+    samples = [*paced(10 * MS, 10 * MS + MS // 5, 12 * MS, 40 * MS), back_to_back, *gaps([0])]
+    found = punctuality_of(made_record(HALF_USED, samples))
     # By the estimator's measure: later than due by more than a twentieth of their time.
     assert (found.paced, found.held_up) == (4, 2)
 
@@ -238,7 +233,7 @@ def test_json() -> None:
     assert first["punctuality"] == {
         "late_90_ns": 32_768,
         "late_99_ns": 65_536,
-        "back_99_ns": 150_000,
+        "waiting_share": 0.001,
         "paced": 17,
         "held_up": 0,
         "is_busy": False,
@@ -316,10 +311,13 @@ def test_a_busy_machine_is_not_blamed_on_the_estimator() -> None:
 
 
 def test_a_busy_machine_is_told_where_all_holds() -> None:
-    late = replace(CALM, back_99_ns=50 * MS)
+    late = replace(CALM, waiting_share=0.25, late_90_ns=131_072)
     text = one_line(printed(Figures((result(punctuality=late),))))
     assert "each holds the truth" in text
-    assert "a link held packets up for 50.0 ms." in text
+    assert (
+        "a link handed one packet in ten over 0.1 ms late, a link had no processor for 25 % of "
+        "the time." in text
+    )
     late = replace(CALM, held_up=9)
     text = one_line(printed(Figures((result(punctuality=late),))))
     assert "9 of 17 trains could not be sent in time." in text
@@ -337,8 +335,8 @@ def test_a_busy_machine_is_told_where_all_holds() -> None:
         (
             UNJUDGED,
             2,
-            "This machine was too busy for a fair trial: a link held packets up for 8.4 ms, and "
-            "9 of 17 trains could not be sent in time.\n",
+            "This machine was too busy for a fair trial: a link handed one packet in a hundred "
+            "over 8.4 ms late, 9 of 17 trains could not be sent in time.\n",
         ),
     ],
     ids=["kept", "wrong", "wrong and unjudged", "unjudged"],
@@ -372,7 +370,9 @@ def test_an_interruption_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def made_record(case: Case, samples: Sequence[Sample] = ()) -> Record:
     outcome = made_outcome(mbps(20, 19.8, 20.3), mbps(9.9, 8.4, 11.4))
-    return Record(case, outcome, tuple(samples), made_truth(20 * MBPS, 10 * MBPS), counters(100))
+    return Record(
+        case, outcome, tuple(samples), made_truth(20 * MBPS, 10 * MBPS), counters(100), 0.0
+    )
 
 
 def test_a_line_a_second() -> None:

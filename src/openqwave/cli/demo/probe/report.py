@@ -6,7 +6,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from openqwave.cli.demo.probe.figures import Figures, Judged, Punctuality, Result, Standing
+from openqwave.cli.demo.probe.figures import (
+    MOST_LATE_90_NS,
+    MOST_LATE_99_NS,
+    MOST_WAITING,
+    Figures,
+    Judged,
+    Punctuality,
+    Result,
+    Standing,
+)
 from openqwave.cli.probe.outcome import reason_of
 from openqwave.cli.probe.rendering import cost, shown
 from openqwave.model.estimates import Estimate, Inconclusive
@@ -115,13 +124,19 @@ def excuse(figures: Figures) -> str:
 
 def _how_late(late: list[Punctuality]) -> str:
     words = []
-    if any(each.is_link_late for each in late):
-        latest_ms = max(max(each.late_99_ns, each.back_99_ns) for each in late) / MS
-        words.append(f"a link held packets up for {latest_ms:.1f} ms")
+    for share, most_ns, late_ns in (
+        ("one packet in ten", MOST_LATE_90_NS, max(each.late_90_ns for each in late)),
+        ("one packet in a hundred", MOST_LATE_99_NS, max(each.late_99_ns for each in late)),
+    ):
+        if late_ns > most_ns:
+            words.append(f"a link handed {share} over {late_ns / MS:.1f} ms late")
+    waiting = max(each.waiting_share for each in late)
+    if waiting > MOST_WAITING:
+        words.append(f"a link had no processor for {100 * waiting:.0f} % of the time")
     held_up, paced = sum(each.held_up for each in late), sum(each.paced for each in late)
     if held_up:
         words.append(f"{held_up} of {paced} trains could not be sent in time")
-    return ", and ".join(words)
+    return ", ".join(words)
 
 
 NEXT = """

@@ -75,6 +75,7 @@ class Record:
         samples: From which.
         truth: What the link carried meanwhile, on the way that was measured.
         counters: How punctual the link was.
+        waiting_share: Part of the time in which the link's emulator could run and did not.
     """
 
     case: Case
@@ -82,6 +83,7 @@ class Record:
     samples: tuple[Sample, ...]
     truth: Truth
     counters: EmulatorCounters
+    waiting_share: float
 
 
 def sent_ns(sample: Sample) -> int:
@@ -157,6 +159,7 @@ class Stage:
 
     def _measure(self, case: Case, link: EmulatedLink) -> Iterator[Moment]:
         started_s = time.monotonic()
+        waited_ns = _waited_ns(link.emulator.pid)
         with contextlib.ExitStack() as resources:
             samples = _memory(resources)
             probe = _Program(
@@ -173,7 +176,10 @@ class Stage:
                 self._interruption.pause(TICK_S)
             if probe.status not in (MEASURED, INCONCLUSIVE):
                 raise RuntimeError(probe.last_error() or f"qwave probe ended by {probe.status}")
-            self.records.append(_record(case, read(Path(f"/proc/self/fd/{samples}")), link))
+            waited_ns = _waited_ns(link.emulator.pid) - waited_ns
+            share = waited_ns / 1e9 / (time.monotonic() - started_s)
+            recording = read(Path(f"/proc/self/fd/{samples}"))
+            self.records.append(_record(case, recording, link, share))
             yield Moment(case, time.monotonic() - started_s, probe.last_error(), is_over=True)
 
     def close(self) -> None:
@@ -187,14 +193,26 @@ class Stage:
         self.close()
 
 
-def _record(case: Case, recording: Recording, link: EmulatedLink) -> Record:
+def _waited_ns(pid: int) -> int:
+    """How long a process has waited for a processor; 0 where the kernel does not count it."""
+    try:
+        # Time on a processor, time waiting for one, and how often (Documentation/scheduler/
+        # sched-stats.rst of the kernel).
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1])
+    except FileNotFoundError:
+        return 0
+
+
+def _record(case: Case, recording: Recording, link: EmulatedLink, waiting_share: float) -> Record:
     times_ns = [sent_ns(sample) for sample in recording.samples]
     if not times_ns:
         raise RuntimeError(f"nothing was measured of {case.title}")
     # Samples are of one clock, a link's books of another; this is their difference now.
     ahead_ns = time.time_ns() - time.monotonic_ns()
     forward, _ = link.truth(min(times_ns) - ahead_ns, max(times_ns) - ahead_ns)
-    return Record(case, recording.outcome(), recording.samples, forward, link.counters())
+    return Record(
+        case, recording.outcome(), recording.samples, forward, link.counters(), waiting_share
+    )
 
 
 def _memory(resources: contextlib.ExitStack) -> int:
