@@ -179,11 +179,11 @@ def demo_probe(
 ) -> None:
     """Measure three links of unlike kind, and show the estimates beside the truth.
 
-    Builds two hosts with three links between them, in network namespaces of its own: one that is
-    half full, one whose receiver stamps packets in clumps, and a token bucket. `qwave sink` runs
-    on one host and `qwave probe` on the other; what the links carried meanwhile, they say
-    themselves. Takes 15 seconds. Needs root or user namespaces, and /dev/net/tun; touches
-    nothing outside, and leaves nothing behind.
+    Builds two hosts in network namespaces of its own, and between them one link after the other:
+    one that is half full, one whose receiver stamps packets in clumps, and a token bucket.
+    `qwave sink` runs on one host and `qwave probe` on the other; what the links carried
+    meanwhile, they say themselves. Takes 15 seconds. Needs root or user namespaces, and
+    /dev/net/tun; touches nothing outside, and leaves nothing behind.
 
     Exit status: 0 if every number holds the truth within its bounds, or is said not to be known;
     1 if not; 2 if the demo cannot run here, or the machine was too busy to judge.

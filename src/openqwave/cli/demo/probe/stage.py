@@ -1,18 +1,16 @@
-"""The demo's hosts and links, and one measurement of each link by the programs themselves.
+"""The demo's hosts, and one measurement of each link by the programs themselves.
 
-Two hosts with a link between them for each case::
+Two hosts with a link between them, which becomes another for each case::
 
-    near ==== half used ==== far
-    near ==== coalesced ==== far
-    near == token bucket === far
+    near ==== half used, then coalesced, then a token bucket ==== far
 
-On the far host runs `qwave sink`, on the near one `qwave probe`, once for each link, as they come:
-processes of their own, which know of the links no more than their addresses. What they say is
+On the far host runs `qwave sink`, on the near one `qwave probe`, once for each case, as they come:
+processes of their own, which know of the link no more than an address. What they say is
 written to files in memory, the samples too, so that nothing is on a disk if all of this is killed.
 
-How it stays exact: the links' emulators have a processor for themselves where there are two, and
-all else of the demo keeps off it. The truth is asked of a link for the time from the measurement's
-first sample to its last, so both speak of the same packets of others.
+How it stays exact: the link's emulator has a processor for itself where there are two, and all else
+of the demo keeps off it. The truth is asked of the link for the time from the measurement's first
+sample to its last, so both speak of the same packets of others.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -31,9 +29,9 @@ from openqwave.cli.demo.probe.cases import CASES, Case
 from openqwave.cli.interruption import Interruption
 from openqwave.cli.probe.failures import INCONCLUSIVE, MEASURED
 from openqwave.cli.probe.outcome import Outcome
-from openqwave.cli.probe.recording import Recording, read
+from openqwave.cli.probe.recording import read
 from openqwave.estimate.samples import Sample, Train
-from openqwave.lab.emulation import EmulatedLink, EmulatorCounters
+from openqwave.lab.emulation import EmulatedLink, EmulatorCounters, WayCounters
 from openqwave.lab.hosts import Host
 from openqwave.lab.pathmodel import Truth
 from openqwave.lab.topology import Lab
@@ -74,7 +72,7 @@ class Record:
         outcome: What was measured.
         samples: From which.
         truth: What the link carried meanwhile, on the way that was measured.
-        counters: How punctual the link was.
+        counters: How punctual the link was with this measurement's frames.
         waiting_share: Part of the time in which the link's emulator could run and did not.
     """
 
@@ -109,7 +107,6 @@ class Stage:
         self.records: list[Record] = []
         self._interruption = interruption
         self._resources = contextlib.ExitStack()
-        self._links: dict[str, EmulatedLink] = {}
         try:
             self._build()
         except BaseException:
@@ -117,19 +114,14 @@ class Stage:
             raise
 
     def _build(self) -> None:
-        emulators_cpu = self._give_up_a_cpu()
+        emulator_cpu = self._give_up_a_cpu()
         lab = self._resources.enter_context(Lab())
         self._near, self._far = lab.host("near"), lab.host("far")
-        for case in CASES:
-            self._links[case.name] = lab.emulated_link(
-                self._near,
-                self._far,
-                case.spec,
-                cpu=emulators_cpu,
-                is_realtime=emulators_cpu is not None,
-            )
-            self._interruption.check()
-        # After the links: whom it answers is decided by them.
+        # Not before ordinary processes: the kernel would take it off its processor for 50 ms each
+        # second, for whatever little waits there.
+        self._link = lab.emulated_link(self._near, self._far, CASES[0].spec, cpu=emulator_cpu)
+        self._interruption.check()
+        # After the link: whom it answers is decided by that.
         self._sink = _Program(self._far, self._resources, "sink")
         while not self._sink.output():
             if self._sink.status is not None:
@@ -155,11 +147,12 @@ class Stage:
             Interrupted: A signal came.
         """
         for case in CASES:
-            yield from self._measure(case, self._links[case.name])
+            self._link.reshape(case.spec)
+            yield from self._measure(case, self._link)
 
     def _measure(self, case: Case, link: EmulatedLink) -> Iterator[Moment]:
         started_s = time.monotonic()
-        waited_ns = _waited_ns(link.emulator.pid)
+        counters, waited_ns = link.counters(), _waited_ns(link.emulator.pid)
         with contextlib.ExitStack() as resources:
             samples = _memory(resources)
             probe = _Program(
@@ -177,9 +170,16 @@ class Stage:
             if probe.status not in (MEASURED, INCONCLUSIVE):
                 raise RuntimeError(probe.last_error() or f"qwave probe ended by {probe.status}")
             waited_ns = _waited_ns(link.emulator.pid) - waited_ns
-            share = waited_ns / 1e9 / (time.monotonic() - started_s)
             recording = read(Path(f"/proc/self/fd/{samples}"))
-            self.records.append(_record(case, recording, link, share))
+            record = Record(
+                case,
+                recording.outcome(),
+                recording.samples,
+                _truth(case, recording.samples, link),
+                _between(counters, link.counters()),
+                waited_ns / 1e9 / (time.monotonic() - started_s),
+            )
+            self.records.append(record)
             yield Moment(case, time.monotonic() - started_s, probe.last_error(), is_over=True)
 
     def close(self) -> None:
@@ -203,15 +203,28 @@ def _waited_ns(pid: int) -> int:
         return 0
 
 
-def _record(case: Case, recording: Recording, link: EmulatedLink, waiting_share: float) -> Record:
-    times_ns = [sent_ns(sample) for sample in recording.samples]
+def _truth(case: Case, samples: Sequence[Sample], link: EmulatedLink) -> Truth:
+    """What a link carried from the first sample to the last."""
+    times_ns = [sent_ns(sample) for sample in samples]
     if not times_ns:
         raise RuntimeError(f"nothing was measured of {case.title}")
     # Samples are of one clock, a link's books of another; this is their difference now.
     ahead_ns = time.time_ns() - time.monotonic_ns()
     forward, _ = link.truth(min(times_ns) - ahead_ns, max(times_ns) - ahead_ns)
-    return Record(
-        case, recording.outcome(), recording.samples, forward, link.counters(), waiting_share
+    return forward
+
+
+def _between(before: EmulatorCounters, after: EmulatorCounters) -> EmulatorCounters:
+    """Counters with the lateness of the frames between two readings."""
+
+    def gained(then: WayCounters, now: WayCounters) -> WayCounters:
+        pairs = zip(then.lateness, now.lateness, strict=True)
+        return replace(now, lateness=tuple(late - earlier for earlier, late in pairs))
+
+    return replace(
+        after,
+        forward=gained(before.forward, after.forward),
+        backward=gained(before.backward, after.backward),
     )
 
 
