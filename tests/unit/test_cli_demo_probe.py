@@ -30,9 +30,10 @@ from openqwave.cli.demo.probe.figures import (
 )
 from openqwave.cli.demo.probe.report import print_report
 from openqwave.cli.demo.probe.stage import Moment, Record
-from openqwave.cli.demo.probe.view import LineView, LiveView, SilentView
+from openqwave.cli.demo.probe.view import LineView, LiveView
 from openqwave.cli.interruption import Interrupted
 from openqwave.cli.probe.outcome import Outcome
+from openqwave.cli.views import SilentView
 from openqwave.estimate.samples import Gap, Sample, Train
 from openqwave.lab.emulation import EmulatorCounters, WayCounters
 from openqwave.lab.links import CrossKind

@@ -23,6 +23,17 @@ LONGEST_RUN_S = 86_400.0
 # What a sink grants unless told otherwise; shown in its help.
 LIMITS = SinkLimits()
 
+# Options of all demos.
+FiguresAsJson = Annotated[
+    bool, typer.Option("--json", help="Print all figures as one JSON object.")
+]
+Live = Annotated[
+    bool,
+    typer.Option(
+        "--live/--no-live", help="A live view where output is a terminal; else one line a second."
+    ),
+]
+
 demo_app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -123,16 +134,8 @@ def demo(
             callback=_check_seconds,
         ),
     ] = DEFAULT_S,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all figures as one JSON object.")
-    ] = False,
-    live: Annotated[
-        bool,
-        typer.Option(
-            "--live/--no-live",
-            help="A live view where output is a terminal; else one line a second.",
-        ),
-    ] = True,
+    as_json: FiguresAsJson = False,
+    live: Live = True,
 ) -> None:
     """Show a video stream on a full link, first without a flow, then in one.
 
@@ -166,16 +169,8 @@ def demo_probe(
             help="Draw delays, dispersion and results, as .png or .svg.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all figures as one JSON object.")
-    ] = False,
-    live: Annotated[
-        bool,
-        typer.Option(
-            "--live/--no-live",
-            help="A live view where output is a terminal; else one line a second.",
-        ),
-    ] = True,
+    as_json: FiguresAsJson = False,
+    live: Live = True,
 ) -> None:
     """Measure three links of unlike kind, and show the estimates beside the truth.
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +12,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from openqwave.cli.demo import chart
-from openqwave.cli.demo.figures import Figures, figures_of
-from openqwave.cli.demo.view import LineView, LiveView, SilentView, View
+from openqwave.cli.demo.figures import figures_of
+from openqwave.cli.demo.performing import say, tell, view_for
+from openqwave.cli.demo.view import LineView, LiveView
 from openqwave.cli.interruption import Interrupted, Interruption
 from openqwave.lab.namespaces import Rights, availability, enter_user_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from openqwave.cli.demo.stage import Records
 
 KEPT, NOT_KEPT, CANNOT_RUN = 0, 1, 2
 # 128 and SIGINT's number, as a shell tells it.
@@ -68,11 +65,6 @@ def on_stage(chart_path: Path | None, perform: Callable[[Path | None], int]) -> 
         return INTERRUPTED
 
 
-def tell(message: str) -> None:
-    """Write a line to standard error."""
-    sys.stderr.write(message + "\n")
-
-
 def _on_stage(target: Path | None, perform: Callable[[Path | None], int]) -> int:
     if target is not None and (refusal := chart.refusal(target)):
         tell(refusal)
@@ -106,7 +98,7 @@ def _perform(options: Options, target: Path | None) -> int:
     try:
         with Interruption() as interruption:
             with Stage(options.half_s, interruption) as stage:
-                with _view(options, console) as view:
+                with view_for(options, console, LineView, LiveView) as view:
                     for moment in stage.moments():
                         view.show(moment, stage.wire)
                 records = stage.records()
@@ -114,34 +106,12 @@ def _perform(options: Options, target: Path | None) -> int:
     except (OSError, RuntimeError) as error:
         return could_not_run(error)
     figures = figures_of(records)
-    if options.as_json:
-        drawn = _draw(records, figures, target)
-        whole = figures.to_json() | {"chart": None if drawn is None else str(drawn)}
-        sys.stdout.write(json.dumps(whole, indent=2) + "\n")
-        sys.stdout.flush()
-    else:
-        print_report(console, figures)
-        drawn = _draw(records, figures, target)
-        if drawn is not None:
-            console.print(f"\nChart: {drawn}", soft_wrap=True)
+    say(
+        options,
+        console,
+        figures.to_json(),
+        lambda: print_report(console, figures),
+        lambda path: chart.draw(records, figures, path),
+        target,
+    )
     return KEPT if figures.kept else NOT_KEPT
-
-
-def _view(options: Options, console: Console) -> View:
-    if options.as_json and not console.is_terminal:
-        return SilentView()
-    if options.live and console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console)
-    return LineView(console)
-
-
-def _draw(records: Records, figures: Figures, target: Path | None) -> Path | None:
-    """Draw the chart; return where, or None if there is none."""
-    if target is None:
-        return None
-    try:
-        chart.draw(records, figures, target)
-    except OSError as error:
-        tell(f"{target}: the chart could not be written: {error.strerror}")
-        return None
-    return target

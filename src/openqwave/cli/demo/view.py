@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from openqwave.cli.demo.performing import Picture
 from openqwave.cli.demo.stage import BULK, LINK_BPS, STREAM, Moment
 from openqwave.cli.demo.wire import Wire
+from openqwave.cli.views import PlainView
 
 # Long enough for the rate of 400 packets, short enough to call it now.
 WINDOW_NS = 500_000_000
@@ -62,38 +61,7 @@ def _half_name(moment: Moment) -> str:
     return "without a flow" if moment.flow is None else "in a flow"
 
 
-class View(Protocol):
-    """Shows moments as they come; a context manager."""
-
-    def show(self, moment: Moment, wire: Wire) -> None:
-        """Show one moment."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the terminal back."""
-
-
-class SilentView:
-    """Shows nothing."""
-
-    def show(self, moment: Moment, wire: Wire) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class LineView:
+class LineView(PlainView):
     """Writes one line a second."""
 
     def __init__(self, console: Console) -> None:
@@ -120,34 +88,13 @@ class LineView:
             soft_wrap=True,
         )
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class LiveView:
+class LiveView(Picture):
     """Redraws a picture in place, once a moment and from no thread of its own."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def show(self, moment: Moment, wire: Wire) -> None:
         """Redraw."""
-        self._live.update(_picture(moment, wire), refresh=True)
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+        self.redraw(_picture(moment, wire))
 
 
 def _picture(moment: Moment, wire: Wire) -> RenderableType:

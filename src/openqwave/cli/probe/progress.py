@@ -7,10 +7,10 @@ long enough to look.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from openqwave.cli.probe.rendering import bytes_sent
+from openqwave.cli.views import PlainView, SilentView, View
 
 if TYPE_CHECKING:
     from openqwave.probing.measurement import Progressed
@@ -29,38 +29,7 @@ def describe(progressed: Progressed) -> str:
     return ", ".join(words)
 
 
-class View(Protocol):
-    """Shows how far a measurement is; a context manager."""
-
-    def show(self, progressed: Progressed) -> None:
-        """Show it."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the terminal back."""
-
-
-class SilentView:
-    """Shows nothing."""
-
-    def show(self, progressed: Progressed) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class LineView(SilentView):
+class LineView(PlainView):
     """Writes a line a second."""
 
     def __init__(self) -> None:
@@ -117,7 +86,7 @@ class LiveView:
         self._progress.stop()
 
 
-def view(duration_ns: int, *, is_quick: bool) -> View:
+def view(duration_ns: int, *, is_quick: bool) -> View[Progressed]:
     """Choose how to show a measurement that takes some time."""
     if is_quick:
         return SilentView()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from openqwave.cli.demo.command import CANNOT_RUN, KEPT, NOT_KEPT, could_not_run, on_stage, tell
+from openqwave.cli.demo.command import CANNOT_RUN, KEPT, NOT_KEPT, could_not_run, on_stage
+from openqwave.cli.demo.performing import say, tell, view_for
 from openqwave.cli.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from openqwave.cli.demo.probe.figures import Figures
     from openqwave.cli.demo.probe.stage import Record
-    from openqwave.cli.demo.probe.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,13 @@ def _perform(options: Options, target: Path | None) -> int:
     # Here, because these load the netlink library, which nothing before has any use for.
     from openqwave.cli.demo.probe.figures import figures_of
     from openqwave.cli.demo.probe.stage import Stage
+    from openqwave.cli.demo.probe.view import LineView, LiveView
 
     console = Console(highlight=False, markup=False, emoji=False, stderr=options.as_json)
     try:
         with Interruption() as interruption:
             with Stage(interruption) as stage:
-                with _view(options, console) as view:
+                with view_for(options, console, LineView, LiveView) as view:
                     for moment in stage.moments():
                         view.show(moment, stage.records)
                 records = stage.records
@@ -58,16 +57,6 @@ def _perform(options: Options, target: Path | None) -> int:
     except (OSError, RuntimeError) as error:
         return could_not_run(error)
     return finish(options, console, records, figures_of(records), target)
-
-
-def _view(options: Options, console: Console) -> View:
-    from openqwave.cli.demo.probe.view import LineView, LiveView, SilentView
-
-    if options.as_json and not console.is_terminal:
-        return SilentView()
-    if options.live and console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console)
-    return LineView(console)
 
 
 def finish(
@@ -80,33 +69,22 @@ def finish(
     """Print and draw what was found; return the exit status."""
     from openqwave.cli.demo.probe.report import excuse, print_report
 
-    if options.as_json:
-        drawn = _draw(records, figures, target)
-        whole = figures.to_json() | {"chart": None if drawn is None else str(drawn)}
-        sys.stdout.write(json.dumps(whole, indent=2) + "\n")
-        sys.stdout.flush()
-    else:
-        print_report(console, figures)
-        drawn = _draw(records, figures, target)
-        if drawn is not None:
-            console.print(f"\nChart: {drawn}", soft_wrap=True)
+    def draw(path: Path) -> None:
+        from openqwave.cli.demo.probe.chart import draw as draw_chart
+
+        draw_chart(records, figures, path)
+
+    say(
+        options,
+        console,
+        figures.to_json(),
+        lambda: print_report(console, figures),
+        draw,
+        target,
+    )
     if figures.is_wrong:
         return NOT_KEPT
     if figures.is_unjudged:
         tell(excuse(figures))
         return CANNOT_RUN
     return KEPT
-
-
-def _draw(records: Sequence[Record], figures: Figures, target: Path | None) -> Path | None:
-    """Draw the chart; return where, or None if there is none."""
-    if target is None:
-        return None
-    from openqwave.cli.demo.probe.chart import draw
-
-    try:
-        draw(records, figures, target)
-    except OSError as error:
-        tell(f"{target}: the chart could not be written: {error.strerror}")
-        return None
-    return target

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from openqwave.cli.demo.performing import Picture
 from openqwave.cli.demo.probe.cases import CASES, Case
 from openqwave.cli.probe.rendering import shown
+from openqwave.cli.views import PlainView
 from openqwave.model.estimates import Estimate, Estimated
 
 if TYPE_CHECKING:
@@ -26,38 +26,7 @@ USUAL_S = 3.8
 BAR_CELLS = 24
 
 
-class View(Protocol):
-    """Shows moments as they come; a context manager."""
-
-    def show(self, moment: Moment, records: Sequence[Record]) -> None:
-        """Show one moment, and what is known of the links before."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the terminal back."""
-
-
-class SilentView:
-    """Shows nothing."""
-
-    def show(self, moment: Moment, records: Sequence[Record]) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class LineView(SilentView):
+class LineView(PlainView):
     """Writes what the measuring program says, which is a line a second, and what came out."""
 
     def __init__(self, console: Console) -> None:
@@ -77,27 +46,12 @@ class LineView(SilentView):
             self._console.print(f"       {_answer(records[-1])}", soft_wrap=True)
 
 
-class LiveView:
+class LiveView(Picture):
     """Redraws a picture in place, once a moment and from no thread of its own."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def show(self, moment: Moment, records: Sequence[Record]) -> None:
         """Redraw."""
-        self._live.update(_picture(moment, records), refresh=True)
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+        self.redraw(_picture(moment, records))
 
 
 def _picture(moment: Moment, records: Sequence[Record]) -> RenderableType:
