@@ -10,10 +10,10 @@ import pytest
 
 from openqwave.estimate.dispersion import COVERAGE_FACTOR, LinkKind, capacity
 from openqwave.estimate.idle import IdleShare, idle_share
+from openqwave.estimate.loss import MILLION
 from openqwave.estimate.path import (
     IDLE_FLOOR,
     LEAST_TURNS_PACKETS,
-    MILLION,
     STRAIN_FLOOR,
     TURNS_MARGIN,
     report,

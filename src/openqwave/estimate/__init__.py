@@ -8,6 +8,7 @@
 `strain`         available bandwidth, from trains offered near the capacity
 `clocks`         offset and drift between two hosts' clocks
 `rtt`            round-trip time and jitter
+`loss`           the share of probes that do not come back
 `path`           all of it together: which method holds on which kind of path
 `watch`          the same, followed with little traffic
 ===============  ==================================================================

@@ -39,6 +39,7 @@ from openqwave.estimate.dispersion import (
     densest_half,
 )
 from openqwave.estimate.idle import IdleShare, idle_share
+from openqwave.estimate.loss import loss_ppm
 from openqwave.estimate.rtt import jitter_back, jitter_there, quantile, round_trip
 from openqwave.estimate.samples import Gap, Sample, Train
 from openqwave.estimate.strain import Load, load, offered_bps
@@ -77,7 +78,6 @@ ELSEWHERE_MARGIN = 0.15
 TURNS_MARGIN = 0.35
 # Trains shorter than this spend a good part of their time on the first access.
 LEAST_TURNS_PACKETS = 24
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def report(samples: Iterable[Sample], supports_priority: bool | None = None) -> 
         rtt_ns=round_trip(gaps),
         jitter_there_ns=jitter_there(alignment),
         jitter_back_ns=jitter_back(alignment),
-        loss_ppm=_loss(gaps),
+        loss_ppm=loss_ppm(gaps),
         supports_priority=supports_priority,
         link=found.kind.value,
         boost_bps=found.boost_bps,
@@ -298,24 +298,4 @@ def _share_by_turns(trains: Sequence[Train]) -> Estimated:
         round(value + margin),
         CONFIDENCE,
         "share of long trains",
-    )
-
-
-def _loss(gaps: Sequence[Gap]) -> Estimated:
-    """Share of the probes that did not come back, of a million, with Wilson's bounds."""
-    if not gaps:
-        return Inconclusive(Doubt.NO_SAMPLES)
-    count = len(gaps)
-    share = sum(gap.is_lost for gap in gaps) / count
-    # Wilson, 1927: bounds that stay within 0 and 1 and are not zero wide where nothing was lost.
-    z = COVERAGE_FACTOR
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count)
-    reach *= math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Estimate(
-        round(share * MILLION),
-        max(0, round((middle - reach) * MILLION)),
-        min(MILLION, round((middle + reach) * MILLION)),
-        CONFIDENCE,
-        "echo",
     )

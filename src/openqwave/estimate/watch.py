@@ -18,12 +18,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 
 from openqwave.estimate.arrivals import spread_of
+from openqwave.estimate.clocks import align
 from openqwave.estimate.dispersion import CONFIDENCE, COVERAGE_FACTOR, Capacity, LinkKind, capacity
 from openqwave.estimate.idle import idle_share
+from openqwave.estimate.loss import loss_ppm
 from openqwave.estimate.path import report
+from openqwave.estimate.rtt import jitter_back, jitter_there, round_trip
 from openqwave.estimate.samples import Gap, Sample, Train
 from openqwave.estimate.strain import cross_bps
 from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive, PathReport
@@ -114,6 +116,11 @@ class PathWatch:
             self._tracker = Tracker(first.value, max(1.0, error), at_ns=self._gaps[-1].sent_ns)
 
     @property
+    def capacity_bps(self) -> Estimated:
+        """The capacity that is believed now, bits a second; cheaper than a report."""
+        return self._capacity.estimate
+
+    @property
     def is_in_doubt(self) -> bool:
         """Did the last train sent back to back tell of another capacity?"""
         return self._odd is not None
@@ -187,13 +194,18 @@ class PathWatch:
 
     def report(self) -> PathReport:
         """Say what is believed now."""
-        whole = report([*self._trains, *self._gaps], self._supports_priority)
-        return replace(
-            whole,
+        alignment = align(self._gaps)
+        return PathReport(
             capacity_bps=self._capacity.estimate,
             available_bps=self._available(),
+            rtt_ns=round_trip(self._gaps),
+            jitter_there_ns=jitter_there(alignment),
+            jitter_back_ns=jitter_back(alignment),
+            loss_ppm=loss_ppm(self._gaps),
+            supports_priority=self._supports_priority,
             link=self._capacity.kind.value,
             boost_bps=self._capacity.boost_bps,
+            drift_ppm=alignment.drift_ppm,
         )
 
     def _available(self) -> Estimated:

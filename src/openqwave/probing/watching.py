@@ -129,7 +129,7 @@ class Watch(Bundle):
             self._events.append(Sampled(sample))
 
     def _send_train(self, now_ns: int) -> None:
-        capacity_bps = self._path.report().capacity_bps
+        capacity_bps = self._path.capacity_bps
         belief_bps = capacity_bps.value if isinstance(capacity_bps, Estimate) else None
         packets, gap_ns = schedule.SHORTEST, 0
         if belief_bps is not None:
