@@ -7,6 +7,8 @@ from random import Random
 
 import pytest
 
+from openqwave.estimate.dispersion import LinkKind
+from openqwave.estimate.path import report
 from openqwave.estimate.samples import Gap, Sample, Train
 from openqwave.estimate.watch import BATCH, FAR_OFF, WANDER_PER_S, PathWatch, Tracker
 from openqwave.model.estimates import Doubt, Estimate, Inconclusive, PathReport
@@ -282,3 +284,16 @@ def test_samples_are_not_kept_for_the_caller() -> None:
     watch = PathWatch(iter(samples), None)
     assert len(gaps) > 300
     assert stated(watch.report().rtt_ns).value > 0
+
+
+def test_a_receivers_timer_keeps_small_probes_out_as_in_a_measurement() -> None:
+    # Clumps of four packets of 120 us: it is reached for one and a half of them, six packets.
+    deltas_ns = [delta * US for delta in [0, 0, 0, 480] * 6]
+    trains = [train(deltas_ns, at_ns=turn * 100 * MS) for turn in range(9)]
+    quiet = [gap(turn, 1 * S + turn * 16 * MS) for turn in range(4 * BATCH)]
+    watch = PathWatch(trains, None)
+    found = followed(watch, [*quiet])
+    assert stated(found.capacity_bps).value == pytest.approx(100 * MBIT, rel=0.1)
+    assert found.link == LinkKind.COALESCED.value
+    assert isinstance(report([*trains, *quiet]).available_bps, Inconclusive)
+    assert isinstance(found.available_bps, Inconclusive)

@@ -108,6 +108,9 @@ SYSTEMATIC_PART = 0.01
 # The interval is two standard errors either way, and the systematic part.
 COVERAGE_FACTOR = 2.0
 CONFIDENCE = 0.95
+# A probe that comes alone comes after this many times the mean of a receiver's timer, at least: the
+# packet that started it had been on its way before.
+CLUMP_REACH = 1.5
 
 
 class LinkKind(enum.Enum):
@@ -134,6 +137,11 @@ class Capacity:
     kind: LinkKind
     boost_bps: int = 0
     clump_ns: int = 0
+
+    @property
+    def reach_ns(self) -> int:
+        """A probe sent this long after another packet comes alone, also through such a timer."""
+        return round(CLUMP_REACH * self.clump_ns)
 
 
 def densest_half(values: Sequence[float]) -> tuple[float, float]:

@@ -112,7 +112,7 @@ class IdleShare:
 
 
 def idle_share(
-    gaps: Sequence[Gap], trains: Sequence[Train], capacity_bps: int, clump_ns: int = 0
+    gaps: Sequence[Gap], trains: Sequence[Train], capacity_bps: int, reach_ns: int = 0
 ) -> IdleShare | Inconclusive:
     """Find the share of time in which the path carried nothing of others.
 
@@ -120,7 +120,8 @@ def idle_share(
         gaps: Small probes in the order of sending, with one mean rate, lost ones included.
         trains: All trains that were sent, lost ones included; those of another time are left out.
         capacity_bps: Of the narrow link, bits a second of IP packets.
-        clump_ns: How long a receiver that coalesces holds packets back; 0 for none.
+        reach_ns: A probe sent this long after another packet comes alone, also where a receiver's
+            timer holds packets back; 0 for no timer.
 
     Returns:
         The share, or why it cannot be told.
@@ -130,11 +131,11 @@ def idle_share(
     since_ns, until_ns = gaps[0].sent_ns, gaps[-1].sent_ns
     trains = [train for train in trains if since_ns <= train.sent_ns[0] <= until_ns]
     packet_ns = FULL_PACKET_BYTES * 8e9 / capacity_bps
-    if clump_ns > MOST_CLUMP * packet_ns:
+    if reach_ns > MOST_CLUMP * packet_ns:
         return Inconclusive(
-            Doubt.COALESCED, f"the receiver holds packets back for {clump_ns / 1e3:.0f} us"
+            Doubt.COALESCED, f"the receiver holds packets back for {reach_ns / 1e3:.0f} us"
         )
-    seen = _apart(gaps, trains, clump_ns, packet_ns)
+    seen = _apart(gaps, trains, reach_ns, packet_ns)
     alignment = align(seen)
     waits = sorted(wait.there_ns for wait in alignment.waits)
     noise = sorted(wait.back_ns for wait in alignment.waits)
@@ -167,7 +168,7 @@ def idle_share(
 
 
 def _apart(
-    gaps: Sequence[Gap], trains: Sequence[Train], clump_ns: int, packet_ns: float
+    gaps: Sequence[Gap], trains: Sequence[Train], reach_ns: int, packet_ns: float
 ) -> list[Gap]:
     """Leave out what was sent during a train, or into a clump that another packet opened."""
     starts = [train.sent_ns[0] for train in trains]
@@ -178,12 +179,12 @@ def _apart(
         for train, start, end in zip(trains, starts, ends, strict=True)
     ]
     kept = []
-    last_ns: float = gaps[0].sent_ns - clump_ns
+    last_ns: float = gaps[0].sent_ns - reach_ns
     for gap in gaps:
         before = bisect_right(starts, gap.sent_ns) - 1
         if before >= 0:
             last_ns = max(last_ns, arrived[before])
-        is_alone = not clump_ns or gap.sent_ns - last_ns >= clump_ns
+        is_alone = not reach_ns or gap.sent_ns - last_ns >= reach_ns
         if is_alone and (before < 0 or gap.sent_ns > ends[before]):
             kept.append(gap)
         last_ns = max(last_ns, gap.sent_ns)

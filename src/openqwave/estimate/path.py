@@ -51,9 +51,6 @@ from openqwave.model.estimates import (
     PathReport,
 )
 
-# A probe that comes alone comes after this many times the mean of a receiver's timer, at least: the
-# packet that started it had been on its way before.
-CLUMP_REACH = 1.5
 # What is claimed of each method at best, as a part of the capacity and one standard error: the
 # models are that good where their assumptions hold, not better.
 IDLE_FLOOR, STRAIN_FLOOR = 0.02, 0.02
@@ -150,7 +147,7 @@ def _both(
         return found, Inconclusive(estimate.doubt, "the capacity is not known")
     if found.kind is LinkKind.BUCKET:
         return found, Inconclusive(Doubt.BURST_CREDIT)
-    available = _available(estimate, found.clump_ns, trains, gaps)
+    available = _available(estimate, found.reach_ns, trains, gaps)
     if isinstance(available, Inconclusive):
         return found, available
     sent_bps = median(offered_bps(train) for train in trains if train.gap_ns == 0)
@@ -161,15 +158,15 @@ def _both(
     if estimate.value > MIXED_ABOVE_BPS:
         # Pieces of trains are too long there to be free of it: between none and all of it.
         widened = replace(widened, value=round(estimate.value * (1 + whole) / 2))
-        available = _available(widened, found.clump_ns, trains, gaps)
+        available = _available(widened, found.reach_ns, trains, gaps)
     return replace(found, estimate=widened), available
 
 
 def _available(
-    capacity_bps: Estimate, clump_ns: int, trains: Sequence[Train], gaps: Sequence[Gap]
+    capacity_bps: Estimate, reach_ns: int, trains: Sequence[Train], gaps: Sequence[Gap]
 ) -> Estimated:
     limit = capacity_bps.value
-    share = _idle_all_along(gaps, trains, limit, round(CLUMP_REACH * clump_ns))
+    share = _idle_all_along(gaps, trains, limit, reach_ns)
     strained = load(trains, limit)
     if isinstance(share, Inconclusive):
         if isinstance(strained, Inconclusive):
@@ -182,7 +179,7 @@ def _available(
 
 
 def _idle_all_along(
-    gaps: Sequence[Gap], trains: Sequence[Train], capacity_bps: int, clump_ns: int
+    gaps: Sequence[Gap], trains: Sequence[Train], capacity_bps: int, reach_ns: int
 ) -> IdleShare | Inconclusive:
     """The idle share of the whole time in which trains were sent.
 
@@ -196,7 +193,7 @@ def _idle_all_along(
     refusal = Inconclusive(Doubt.TOO_FEW, "no small probes")
     for since_ns, until_ns in pairwise(cuts):
         part = [gap for gap in gaps if since_ns <= gap.sent_ns < until_ns]
-        share = idle_share(part, trains, capacity_bps, clump_ns)
+        share = idle_share(part, trains, capacity_bps, reach_ns)
         if isinstance(share, Inconclusive):
             refusal = share
         else:

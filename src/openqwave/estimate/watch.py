@@ -156,7 +156,7 @@ class PathWatch:
         limit = self._capacity.estimate
         if isinstance(limit, Inconclusive) or self._capacity.kind is LinkKind.BUCKET:
             return
-        share = idle_share(batch, trains, limit.value, self._capacity.clump_ns)
+        share = idle_share(batch, trains, limit.value, self._capacity.reach_ns)
         if not isinstance(share, Inconclusive):
             error = max(share.error, WANDER_PER_S / 5) * limit.value
             self._answer(share.share * limit.value, error, batch[-1].sent_ns)
