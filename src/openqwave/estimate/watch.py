@@ -55,12 +55,16 @@ class Tracker:
         value_bps: What is believed.
         error_bps: Its standard error.
         at_ns: When.
+
+    Attributes:
+        is_startled: Whether the last answer was far off.
     """
 
     def __init__(self, value_bps: float, error_bps: float, *, at_ns: int) -> None:
         self.value_bps = value_bps
         self._variance = error_bps**2
         self._at_ns = at_ns
+        self.is_startled = False
 
     @property
     def error_bps(self) -> float:
@@ -83,7 +87,8 @@ class Tracker:
         self._variance += (WANDER_PER_S * capacity_bps) ** 2 * elapsed_s
         variance = error_bps**2
         surprise = value_bps - self.value_bps
-        if abs(surprise) > FAR_OFF * math.sqrt(self._variance + variance):
+        self.is_startled = abs(surprise) > FAR_OFF * math.sqrt(self._variance + variance)
+        if self.is_startled:
             self._variance = surprise**2
             return
         gain = self._variance / (self._variance + variance)
@@ -124,6 +129,15 @@ class PathWatch:
     def is_in_doubt(self) -> bool:
         """Did the last train sent back to back tell of another capacity?"""
         return self._odd is not None
+
+    @property
+    def is_startled(self) -> bool:
+        """Was the last answer about the available bandwidth far from what is believed?"""
+        return self._tracker is not None and self._tracker.is_startled
+
+    def skip(self) -> None:
+        """Judge what comes from now on apart from what came before."""
+        self._batch, self._recent = [], []
 
     def observe(self, sample: Sample) -> None:
         """Take one more sample, in the order of sending."""

@@ -17,6 +17,8 @@
 `schedule`       how long trains are and how many, from what is believed of the path
 `progress`       what is wanted of a measurement, how far it is, what it found
 `measurement`    a whole measurement of a path: which experiment when, and the result
-`watching`       a path that is watched, from a measurement on
+`watching`       a path that is watched, from a measurement on; `tempo` is how much that sends
+`tracking`       one path for as long as somebody is interested: measured, watched, measured again
+`budget`         what all of that may cost
 ===============  ==================================================================
 """

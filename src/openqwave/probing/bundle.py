@@ -38,6 +38,10 @@ class Bundle(ABC):
     def _hear(self, event: Event, now_ns: int) -> None:
         """A session inside has something to say."""
 
+    def _hear_of(self, key: int, event: Event, now_ns: int) -> None:  # noqa: ARG002 - for owners
+        """The session of a key has something to say; for those to whom it matters which."""
+        self._hear(event, now_ns)
+
     @abstractmethod
     def _own_timer_ns(self) -> int | None:
         """When `_handle_own_timer` is due, apart from what the sessions inside wait for."""
@@ -51,41 +55,50 @@ class Bundle(ABC):
         spoken = True
         while spoken:
             spoken = False
-            for session in list(self._sessions.values()):
+            for key, session in list(self._sessions.items()):
                 while (event := session.next_event()) is not None:
                     spoken = True
-                    self._hear(event, now_ns)
+                    self._hear_of(key, event, now_ns)
+
+    def _session_of(self, stream: int) -> Session | None:
+        """Whose a stream is; None for one of a session that is over and gone."""
+        return self._sessions.get(stream)
 
     def receive_connected(self, stream: int, local_port: int, *, now_ns: int) -> None:
         """A stream that was to be opened is open."""
-        self._sessions[stream].receive_connected(stream, local_port, now_ns=now_ns)
-        self._drain(now_ns)
+        if (session := self._session_of(stream)) is not None:
+            session.receive_connected(stream, local_port, now_ns=now_ns)
+            self._drain(now_ns)
 
     def receive_stream(self, stream: int, data: bytes, *, now_ns: int) -> None:
         """Bytes came over a stream."""
-        self._sessions[stream].receive_stream(stream, data, now_ns=now_ns)
-        self._drain(now_ns)
+        if (session := self._session_of(stream)) is not None:
+            session.receive_stream(stream, data, now_ns=now_ns)
+            self._drain(now_ns)
 
     def receive_closed(self, stream: int, reason: CloseReason, *, now_ns: int) -> None:
         """A stream could not be opened, or has ended."""
-        self._sessions[stream].receive_closed(stream, reason, now_ns=now_ns)
-        self._drain(now_ns)
+        if (session := self._session_of(stream)) is not None:
+            session.receive_closed(stream, reason, now_ns=now_ns)
+            self._drain(now_ns)
 
     def receive_datagram(self, data: bytes, arrival: Arrival, *, now_ns: int) -> None:
         """A datagram came from the sink; whose it is, its content tells."""
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
             session.receive_datagram(data, arrival, now_ns=now_ns)
         self._drain(now_ns)
 
     def receive_sent(self, train: SendTrain, stamps_ns: tuple[int, ...], *, now_ns: int) -> None:
         """All of a train has left."""
-        self._sessions[train.stream].receive_sent(train, stamps_ns, now_ns=now_ns)
-        self._drain(now_ns)
+        if (session := self._session_of(train.stream)) is not None:
+            session.receive_sent(train, stamps_ns, now_ns=now_ns)
+            self._drain(now_ns)
 
     def receive_unsent(self, train: SendTrain, index: int, reason: str, *, now_ns: int) -> None:
         """A datagram of a train could not be sent, nor those after it."""
-        self._sessions[train.stream].receive_unsent(train, index, reason, now_ns=now_ns)
-        self._drain(now_ns)
+        if (session := self._session_of(train.stream)) is not None:
+            session.receive_unsent(train, index, reason, now_ns=now_ns)
+            self._drain(now_ns)
 
     def effects_to_send(self, *, now_ns: int) -> list[Effect]:
         """Take what is to be done now, in order."""

@@ -20,6 +20,7 @@ survives, gives a report of what was found until then.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from openqwave.estimate.arrivals import knee_of, spread_of
 from openqwave.estimate.dispersion import capacity
 from openqwave.estimate.path import report
 from openqwave.estimate.samples import Gap, Train
+from openqwave.estimate.strain import LEAST_TRAINS
 from openqwave.model.estimates import Estimate
 from openqwave.probing import schedule
 from openqwave.probing.bundle import Bundle
@@ -72,6 +74,11 @@ CAREFUL_TRAINS, TOO_SLOW = 2, 1.6
 SETTLE_NS = 40_000_000
 # The last small probes may take so much longer than any before.
 PROBES_NS = 5_000_000
+# Of what may still be sent: this part for the capacity, and of the rest this one for paced trains;
+# small probes cost less than trains, and tell more where trains are few.
+STEADY_PART, PACED_PART = 0.6, 0.7
+# Small probes a second all the same.
+LEAST_PROBES = 10
 # How often `Progressed` is told.
 PROGRESS_NS = 250_000_000
 
@@ -83,23 +90,36 @@ class Measurement(Bundle):
         wish: What is wanted.
         random: Uniform in [0, 1).
         order: Where flags go in their byte.
+        base: What is added to `PAIR`, `GAP` and `ROUTE`, for an owner of several sessions.
+        first_sequence: Number of the first small probe.
+        allowance: By the capacity that is believed, None while there is no belief: what all of
+            it may cost, in bytes of IP packets.
     """
 
     def __init__(
-        self, wish: Wish, *, random: Callable[[], float], order: FlagOrder = FlagOrder.MSB_FIRST
+        self,
+        wish: Wish,
+        *,
+        random: Callable[[], float],
+        order: FlagOrder = FlagOrder.MSB_FIRST,
+        base: int = 0,
+        first_sequence: int = 1,
+        allowance: Callable[[float | None], float] | None = None,
     ) -> None:
         super().__init__(headers_bytes(wish.version))
         self._wish = wish
         self._random = random
         self._probe_bytes = probegap_packet_bytes(wish.version)
+        self._allowance = allowance
         version = wish.version
-        self._pair = PacketPairInitiator(PAIR, version, random=random, limits=OPEN, order=order)
-        self._gap = ProbegapInitiator(GAP, version, random=random)
-        self._sessions = {PAIR: self._pair, GAP: self._gap}
+        self._keys = pair, gap, route = base + PAIR, base + GAP, base + ROUTE
+        self._pair = PacketPairInitiator(pair, version, random=random, limits=OPEN, order=order)
+        self._gap = ProbegapInitiator(gap, version, random=random, first_sequence=first_sequence)
+        self._sessions = {pair: self._pair, gap: self._gap}
         self._route: RouteCheckInitiator | None = None
         if wish.checks_priority:
-            self._route = RouteCheckInitiator(ROUTE, version, random=random, order=order)
-            self._sessions[ROUTE] = self._route
+            self._route = RouteCheckInitiator(route, version, random=random, order=order)
+            self._sessions[route] = self._route
         self._phase = Phase.CONNECT
         self._is_ready = False
         self._is_route_checked = not wish.checks_priority
@@ -112,7 +132,7 @@ class Measurement(Bundle):
         self._step_packets = 0
         self._steady = Series(0, 0)
         self._retries = 0
-        self._longest = schedule.LONGEST
+        self._longest = wish.longest_packets
         # How many packets a token bucket let pass, if there is one.
         self._knee_packets = 0
         self._belief_bps: float | None = None
@@ -146,6 +166,7 @@ class Measurement(Bundle):
     # -- what the sessions say --------------------------------------------------------
 
     def _hear(self, event: Event, now_ns: int) -> None:
+        pair, _, route = self._keys
         match event:
             case Ready():
                 # Small probes need no agreement, but who does not agree is not to be bothered.
@@ -161,9 +182,9 @@ class Measurement(Bundle):
                 # A sink that says nothing of tags has not said that they are lost.
                 self._supports_priority = None if verdict is Verdict.SILENT else supported
                 self._end_route_check(now_ns)
-            case Failed(stream=stream) if stream == ROUTE:
+            case Failed(stream=stream) if stream == route:
                 self._end_route_check(now_ns)
-            case Failed(stream=stream) | Ended(stream=stream) if stream == PAIR:
+            case Failed(stream=stream) | Ended(stream=stream) if stream == pair:
                 self._lose_pair(event, now_ns)
             case _:  # The other sessions' ends: what they found is here already.
                 pass
@@ -240,9 +261,9 @@ class Measurement(Bundle):
         series = schedule.ramp(self._step, self._belief_bps, self._step_packets, self._longest)
         if self._knee_packets:
             self._phase = Phase.STEADY
-            self._steady = schedule.beyond(self._knee_packets)
+            self._steady = schedule.beyond(self._knee_packets, self._wish.longest_packets)
             self._go_on_steadily(now_ns)
-        elif series is not None:
+        elif series is not None and series.count <= self._affordable(series):
             self._step += 1
             self._step_packets = series.packets
             self._queue(series, now_ns)
@@ -263,7 +284,10 @@ class Measurement(Bundle):
             # Perhaps a token bucket has run dry: more of the same would only fill its queue.
             self._begin_load(now_ns)
             return
-        count = self._steady.count
+        count = min(self._steady.count, self._affordable(self._steady, STEADY_PART))
+        if not count:
+            self._begin_load(now_ns)
+            return
         if belief > schedule.FAST_BPS:
             count = min(count, CAREFUL_TRAINS)
         self._steady = replace(self._steady, count=self._steady.count - count)
@@ -279,13 +303,22 @@ class Measurement(Bundle):
         self._phase = Phase.LOAD
         self._phase_end_ns = self._end_ns() - SETTLE_NS - self._longest_rtt_ns
         window_ns = max(0, self._phase_end_ns - now_ns)
+        wish = self._wish
         probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes)
+        affordable = self._left_bytes() / 2 / self._probe_bytes * 1e9 / max(1, window_ns)
+        probes = max(LEAST_PROBES, int(min(probes, affordable)))
         self._gap.set_rate(probes, Spacing.POISSON, now_ns=now_ns)
-        series = schedule.paced(self._belief_bps, found, window_ns, self._wish.is_quick)
-        for turn in range(series.count):
+        series = schedule.paced(
+            self._belief_bps, found, window_ns, wish.is_quick, wish.longest_packets
+        )
+        count = min(series.count, self._affordable(series, PACED_PART))
+        if count < LEAST_TRAINS:
+            # Too few to say anything: small probes have to do.
+            count = 0
+        for turn in range(count):
             # Evenly spread, and at random within its part: random enough to meet periodic
             # traffic at any phase, even enough to miss no part of the time.
-            at_ns = now_ns + round(window_ns * (turn + self._random()) / series.count)
+            at_ns = now_ns + round(window_ns * (turn + self._random()) / count)
             self._queue_train(series, at_ns)
 
     def _settle(self, now_ns: int) -> None:
@@ -307,6 +340,17 @@ class Measurement(Bundle):
         self._events.append(Measured(found, now_ns - self._start_ns, self._sent_bytes))
 
     # -- sending ----------------------------------------------------------------------
+
+    def _left_bytes(self) -> float:
+        """What may still be sent; asked while no train is queued."""
+        if self._allowance is None:
+            return math.inf
+        return max(0.0, self._allowance(self._belief_bps) - self._sent_bytes)
+
+    def _affordable(self, series: Series, part: float = 1.0) -> int:
+        """How many trains of a kind a part of what is left buys; no more than wanted."""
+        each_bytes = series.packets * schedule.PACKET_BYTES
+        return int(min(series.count, self._left_bytes() * part / each_bytes))
 
     def _queue(self, series: Series, now_ns: int) -> None:
         """Queue trains one after the other, each when the one before has drained."""

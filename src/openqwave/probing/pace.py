@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 _NS_PER_S = 1_000_000_000
 
-# Probes a second. Slower, a queue comes and goes unseen; faster, the probes are a load of their
-# own (2000 of them are 1 Mbit/s on IPv4). The specification's pace is 1000 (MS-QLPB 3.1.4.3).
-MIN_PER_SECOND = 10
+# Probes a second. At the least pace a queue comes and goes unseen, and what is seen is whether the
+# path is there; faster than the most, the probes are a load of their own (2000 of them are 1 Mbit/s
+# on IPv4). The specification's pace is 1000 (MS-QLPB 3.1.4.3).
+MIN_PER_SECOND = 1
 MAX_PER_SECOND = 2_000
 PER_SECOND = 1_000
 
@@ -70,7 +71,7 @@ class Pace:
         """Change the pace, from the next probe on.
 
         Raises:
-            InvalidParameter: The rate is not between 10 and 2000.
+            InvalidParameter: The rate is not between 1 and 2000.
         """
         if not MIN_PER_SECOND <= per_second <= MAX_PER_SECOND:
             raise InvalidParameter(

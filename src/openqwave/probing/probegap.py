@@ -149,7 +149,7 @@ class ProbegapInitiator:
         """Change the pace, from the next probe on.
 
         Args:
-            per_second: Probes a second, 10 to 2000.
+            per_second: Probes a second, 1 to 2000.
             spacing: How the time between them is chosen.
             now_ns: The time.
 

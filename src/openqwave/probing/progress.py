@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from openqwave.model.estimates import PathReport
+from openqwave.probing import schedule
 from openqwave.probing.session import Event
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Wish:
         fast_duration_ns: And on faster ones, whose noise needs more trains.
         is_quick: Fewer trains, for a first idea.
         checks_priority: Whether 802.1p is tried; it has no meaning beyond the first router.
+        longest_packets: Of a train.
     """
 
     version: int = 4
@@ -41,6 +43,7 @@ class Wish:
     fast_duration_ns: int = 4_700_000_000
     is_quick: bool = False
     checks_priority: bool = True
+    longest_packets: int = schedule.LONGEST
 
 
 # The whole command takes less than a second, the interpreter's start included.

@@ -123,17 +123,24 @@ def steady(belief_bps: float, most_packets: int, is_quick: bool) -> Series:
     return Series(max(LEAST_STEADY, min(MOST_STEADY, affordable)), packets)
 
 
-def beyond(knee_packets: int) -> Series:
+def beyond(knee_packets: int, most_packets: int = LONGEST) -> Series:
     """Trains that empty a token bucket, and what follows them for a while.
 
     Args:
         knee_packets: How many packets a full bucket lets pass.
+        most_packets: Longer ones are not wanted.
     """
     # The bucket was not full when the knee was seen: trains before had used a part of it.
-    return Series(BUCKET_TRAINS, min(LONGEST, knee_packets * 4 // 3 + BUCKET_TAIL))
+    return Series(BUCKET_TRAINS, min(most_packets, knee_packets * 4 // 3 + BUCKET_TAIL))
 
 
-def paced(belief_bps: float, found: Capacity, window_ns: int, is_quick: bool) -> Series:
+def paced(
+    belief_bps: float,
+    found: Capacity,
+    window_ns: int,
+    is_quick: bool,
+    most_packets: int = LONGEST,
+) -> Series:
     """Trains offered at the capacity, for what is available of it.
 
     Args:
@@ -142,18 +149,19 @@ def paced(belief_bps: float, found: Capacity, window_ns: int, is_quick: bool) ->
         window_ns: The time they are spread over: trains take at most a tenth of it, so that the
             small probes between them see the path without them.
         is_quick: Whether a rough answer is wanted soon.
+        most_packets: Longer ones are not wanted.
     """
     gap_ns = packet_ns(belief_bps)
     span_ns: float
     if found.kind is LinkKind.CONTENTION:
         # Every access of such a link carries dozens of packets: long trains, and few of them.
-        return Series(4, LONGEST)
+        return Series(4, most_packets)
     if found.kind is LinkKind.BUCKET:
         return Series(0, PACED_PACKETS)
     longest = max(LEAST_PACED, int(LONGEST_PACED_NS / gap_ns))
     span_ns = max(PACED_NS, CLUMPS * found.clump_ns)
-    packets = max(PACED_PACKETS, min(LONGEST, int(span_ns / gap_ns)))
-    packets = min(packets, longest)
+    packets = max(PACED_PACKETS, min(most_packets, int(span_ns / gap_ns)))
+    packets = min(packets, longest, most_packets)
     span_ns = packets * gap_ns
     count = MOST_PACED_FAST
     if belief_bps <= FAST_BPS:
