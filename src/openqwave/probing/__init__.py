@@ -19,6 +19,6 @@
 `measurement`    a whole measurement of a path: which experiment when, and the result
 `watching`       a path that is watched, from a measurement on; `tempo` is how much that sends
 `tracking`       one path for as long as somebody is interested: measured, watched, measured again
-`budget`         what all of that may cost
+`budget`         what all of that may cost, and `spending` what of it is for what
 ===============  ==================================================================
 """

@@ -33,6 +33,8 @@ _BIT_NS = 8 * 1_000_000_000
 # The slowest path on which adaptive flows make sense; half of its window is the first pairs, a
 # step of trains of 32 packets, and a margin.
 UNKNOWN_BPS = 1_000_000
+# A pace is not for less than this part of the window: it would change all the time.
+LEAST_HORIZON_PART = 0.2
 # Parts of the window: what is held against the path for too long is a sixtieth of it.
 SLOTS = 60
 
@@ -50,6 +52,10 @@ class _Slot:
     end_ns: int
     earning_ns: float = 0.0
     open_bytes: int = 0
+
+    def spent_ns(self, byte_ns: float) -> float:
+        """All of it, as time; a byte of what is open takes so long."""
+        return self.earning_ns + self.open_bytes * byte_ns
 
 
 class Budget:
@@ -112,8 +118,28 @@ class Budget:
         """What is left of the window now; 0 where it was overdrawn."""
         self._forget(now_ns)
         byte_ns = _BIT_NS / self.rate_bps(capacity_bps)
-        spent_ns = sum(slot.earning_ns + slot.open_bytes * byte_ns for slot in self._slots)
-        return max(0, int((self._window_ns - spent_ns) / byte_ns))
+        return max(0, int((self._window_ns - self._spent_ns(capacity_bps)) / byte_ns))
+
+    def pace_bps(self, capacity_bps: float | None, *, now_ns: int) -> float:
+        """What can be sent all the time from now on, bits a second.
+
+        It lasts until half of what was sent is forgotten: as long as the window right after a first
+        measurement, and half as long where the same was sent all the time.
+        """
+        left = self.allowed_bytes(capacity_bps, now_ns=now_ns)
+        half = self._spent_ns(capacity_bps) / 2
+        horizon_ns = float(self._window_ns)
+        for slot in self._slots:
+            half -= slot.spent_ns(_BIT_NS / self.rate_bps(capacity_bps))
+            if half <= 0:
+                horizon_ns = self._window_ns - (now_ns - slot.end_ns)
+                break
+        horizon_ns = max(LEAST_HORIZON_PART * self._window_ns, min(self._window_ns, horizon_ns))
+        return left * _BIT_NS / horizon_ns
+
+    def _spent_ns(self, capacity_bps: float | None) -> float:
+        byte_ns = _BIT_NS / self.rate_bps(capacity_bps)
+        return sum(slot.spent_ns(byte_ns) for slot in self._slots)
 
     def _forget(self, now_ns: int) -> None:
         while self._slots and self._slots[0].end_ns <= now_ns - self._window_ns:

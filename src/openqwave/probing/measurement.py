@@ -74,11 +74,6 @@ CAREFUL_TRAINS, TOO_SLOW = 2, 1.6
 SETTLE_NS = 40_000_000
 # The last small probes may take so much longer than any before.
 PROBES_NS = 5_000_000
-# Of what may still be sent: this part for the capacity, and of the rest this one for paced trains;
-# small probes cost less than trains, and tell more where trains are few.
-STEADY_PART, PACED_PART = 0.6, 0.7
-# Small probes a second all the same.
-LEAST_PROBES = 10
 # How often `Progressed` is told.
 PROGRESS_NS = 250_000_000
 
@@ -263,7 +258,7 @@ class Measurement(Bundle):
             self._phase = Phase.STEADY
             self._steady = schedule.beyond(self._knee_packets, self._wish.longest_packets)
             self._go_on_steadily(now_ns)
-        elif series is not None and series.count <= self._affordable(series):
+        elif series is not None and series == schedule.affordable(series, self._left_bytes()):
             self._step += 1
             self._step_packets = series.packets
             self._queue(series, now_ns)
@@ -284,7 +279,8 @@ class Measurement(Bundle):
             # Perhaps a token bucket has run dry: more of the same would only fill its queue.
             self._begin_load(now_ns)
             return
-        count = min(self._steady.count, self._affordable(self._steady, STEADY_PART))
+        left = schedule.STEADY_PART * self._left_bytes()
+        count = schedule.affordable(self._steady, left).count
         if not count:
             self._begin_load(now_ns)
             return
@@ -304,17 +300,16 @@ class Measurement(Bundle):
         self._phase_end_ns = self._end_ns() - SETTLE_NS - self._longest_rtt_ns
         window_ns = max(0, self._phase_end_ns - now_ns)
         wish = self._wish
-        probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes)
-        affordable = self._left_bytes() / 2 / self._probe_bytes * 1e9 / max(1, window_ns)
-        probes = max(LEAST_PROBES, int(min(probes, affordable)))
+        left = self._left_bytes()
+        probes_bps = (1 - schedule.PACED_PART) * left * 8e9 / max(1, window_ns)
+        probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes, probes_bps)
         self._gap.set_rate(probes, Spacing.POISSON, now_ns=now_ns)
-        series = schedule.paced(
-            self._belief_bps, found, window_ns, wish.is_quick, wish.longest_packets
+        series = schedule.affordable(
+            schedule.paced(self._belief_bps, found, window_ns, wish.is_quick, wish.longest_packets),
+            schedule.PACED_PART * left,
         )
-        count = min(series.count, self._affordable(series, PACED_PART))
-        if count < LEAST_TRAINS:
-            # Too few to say anything: small probes have to do.
-            count = 0
+        # Too few say nothing: then small probes have to do.
+        count = series.count if series.count >= LEAST_TRAINS else 0
         for turn in range(count):
             # Evenly spread, and at random within its part: random enough to meet periodic
             # traffic at any phase, even enough to miss no part of the time.
@@ -346,11 +341,6 @@ class Measurement(Bundle):
         if self._allowance is None:
             return math.inf
         return max(0.0, self._allowance(self._belief_bps) - self._sent_bytes)
-
-    def _affordable(self, series: Series, part: float = 1.0) -> int:
-        """How many trains of a kind a part of what is left buys; no more than wanted."""
-        each_bytes = series.packets * schedule.PACKET_BYTES
-        return int(min(series.count, self._left_bytes() * part / each_bytes))
 
     def _queue(self, series: Series, now_ns: int) -> None:
         """Queue trains one after the other, each when the one before has drained."""

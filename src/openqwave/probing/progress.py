@@ -1,12 +1,15 @@
-"""What is wanted of a measurement, how far it is, and what it found: values of `measurement`."""
+"""What is wanted of a measurement, how far it is, and what it found.
+
+Values of `measurement`, and of `tracking`.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from openqwave.model.estimates import PathReport
+from openqwave.model.estimates import Congestion, PathReport
 from openqwave.probing import schedule
 from openqwave.probing.session import Event
 
@@ -52,6 +55,34 @@ QUICK = Wish(
 )
 
 
+# For a path that is tracked: a first answer within 0.9 s, the connection's set-up included, and a
+# better one on fast links as well within 4.5 s.
+TRACKED_QUICK_NS, TRACKED_FAST_NS = 750_000_000, 3_500_000_000
+
+
+def tracked(wish: Wish, burst_bytes: int) -> tuple[Wish, Wish]:
+    """The quick and the thorough measurement of a path that is tracked.
+
+    Args:
+        wish: What is wanted in the end.
+        burst_bytes: What one train may cost.
+    """
+    longest = max(schedule.SHORTEST, burst_bytes // schedule.PACKET_BYTES)
+    thorough = replace(
+        wish,
+        longest_packets=min(wish.longest_packets, longest),
+        fast_duration_ns=min(wish.fast_duration_ns, TRACKED_FAST_NS),
+    )
+    quick = replace(
+        thorough,
+        duration_ns=TRACKED_QUICK_NS,
+        fast_duration_ns=TRACKED_QUICK_NS,
+        is_quick=True,
+        checks_priority=False,
+    )
+    return quick, thorough
+
+
 @dataclass(frozen=True, slots=True)
 class Sampled(Event):
     """A train or a small probe is complete, or lost."""
@@ -91,3 +122,25 @@ class Measured(Event):
     report: PathReport
     elapsed_ns: int
     sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated(Event):
+    """What is believed of the path now.
+
+    Attributes:
+        report: The numbers.
+        since_ns: All that they rest on was measured after this time (`now_ns`).
+        sent_bytes: Of IP packets, since the beginning.
+    """
+
+    report: PathReport
+    since_ns: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CongestionTold(Event):
+    """The verdict has changed, or is the first."""
+
+    congestion: Congestion

@@ -8,7 +8,8 @@ little. The belief is the capacity as far as it is known, bits a second of IP pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from openqwave.estimate.dispersion import Capacity, LinkKind
 from openqwave.wire.qlpb import PACKET_PAIR_MAX_IP_BYTES
@@ -58,6 +59,11 @@ BUCKET_TRAINS, BUCKET_TAIL = 4, 13
 PROBE_SHARE, PROBE_SHARE_SLOW = 0.015, 0.04
 SLOW_BPS = 5_000_000
 LEAST_PROBES, MOST_PROBES, FIRST_PROBES = 60, 1000, 200
+# Where bytes are short there may be fewer; without any there is no round trip.
+FEWEST_PROBES = 10
+# Of what may still be sent: this part for the capacity, and of the rest this part for paced trains;
+# small probes cost less than trains, and tell more where trains are few.
+STEADY_PART, PACED_PART = 0.6, 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +176,24 @@ def paced(
     return Series(max(4, count // (3 if is_quick else 1)), packets, round(gap_ns))
 
 
-def probes_per_second(belief_bps: float | None, probe_bytes: int) -> int:
-    """How many small probes a second."""
+def affordable(series: Series, left_bytes: float) -> Series:
+    """As many trains of a kind as some bytes pay; no more than are wanted."""
+    count = min(series.count, left_bytes / (series.packets * PACKET_BYTES))
+    return replace(series, count=int(count))
+
+
+def probes_per_second(
+    belief_bps: float | None, probe_bytes: int, most_bps: float = math.inf
+) -> int:
+    """How many small probes a second.
+
+    Args:
+        belief_bps: The capacity.
+        probe_bytes: The size of each.
+        most_bps: What they may cost together.
+    """
     if belief_bps is None:
         return FIRST_PROBES
     share = PROBE_SHARE_SLOW if belief_bps < SLOW_BPS else PROBE_SHARE
-    wanted = int(share * belief_bps / (8 * probe_bytes))
-    return max(LEAST_PROBES, min(MOST_PROBES, wanted))
+    wanted = max(LEAST_PROBES, min(MOST_PROBES, int(share * belief_bps / (8 * probe_bytes))))
+    return max(FEWEST_PROBES, int(min(wanted, most_bps / (8 * probe_bytes))))

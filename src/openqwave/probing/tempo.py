@@ -1,11 +1,9 @@
 """How much a watch sends: by how closely a path is to be followed, and what its budget allows.
 
-Nothing is spent faster than what is left of the budget's window is in `HORIZON_NS`, so a budget
-that runs short is approached and never used up. A hundredth of a path is enough for `Effort.ALERT`
-from 20 Mbit/s on. At 5 Mbit/s it is some 40 small probes a second in the long run; at 1 Mbit/s it
-is eight, with a train of three packets every eight seconds: congestion is then told within half a
-second or later, and a change of load within some ten seconds. Below 0.15 Mbit/s the least that
-keeps the sink's connection (`SLOWEST`) is more than a hundredth.
+A hundredth of a path is enough for `Effort.ALERT` from 20 Mbit/s on. At 5 Mbit/s it is some 50
+small probes a second; at 1 Mbit/s it is seven, with a train of three packets every twenty seconds:
+congestion is then told within a second or later, and a change of load within some ten. Below
+0.15 Mbit/s the least that keeps the sink's connection (`SLOWEST`) is more than a hundredth.
 """
 
 from __future__ import annotations
@@ -15,9 +13,9 @@ from dataclasses import dataclass
 
 S = 1_000_000_000
 
-# Together with a window of 300 s a watch uses three quarters of the budget at most, and a quarter
-# is left to measure with.
-HORIZON_NS = 100 * S
+# Small probes see every queue, trains only the capacity and few moments; a train costs as much as
+# dozens of probes.
+PROBES_PART = 2 / 3
 # A tempo that differs by less is not worth setting: each new one brings the next probe forward.
 SAME_PART = 0.2
 
@@ -61,19 +59,19 @@ WANTED = {
 SLOWEST = Tempo(probes=1, train_ns=45 * S, report_ns=S)
 
 
-def affordable(effort: Effort, left_bytes: int, *, probe_bytes: int, train_bytes: int) -> Tempo:
+def affordable(effort: Effort, pace_bps: float, *, probe_bytes: int, train_bytes: int) -> Tempo:
     """The tempo of an effort, or what of it the budget allows.
 
     Args:
         effort: What is wanted.
-        left_bytes: Of the budget.
+        pace_bps: What the budget allows all the time.
         probe_bytes: What a small probe costs.
         train_bytes: What a train costs.
     """
     wanted = WANTED[effort]
-    each_s = left_bytes * S / HORIZON_NS
-    # Half for small probes, and what they do not need for trains.
-    probes = max(SLOWEST.probes, min(wanted.probes, int(each_s / 2 / probe_bytes)))
+    each_s = pace_bps / 8
+    # What small probes do not need is for trains.
+    probes = max(SLOWEST.probes, min(wanted.probes, int(each_s * PROBES_PART / probe_bytes)))
     rest = max(1.0, each_s - probes * probe_bytes)
     train_ns = min(SLOWEST.train_ns, max(wanted.train_ns, round(train_bytes * S / rest)))
     return Tempo(probes, train_ns, wanted.report_ns)

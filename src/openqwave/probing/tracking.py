@@ -20,21 +20,29 @@ that cannot reach the sink while nothing comes back to the watch. Others that fa
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from openqwave.estimate.congestion import PathCongestion
 from openqwave.estimate.samples import Gap
 from openqwave.estimate.watch import TRAINS_KEPT
-from openqwave.model.estimates import Congestion, Estimate, PathReport
+from openqwave.model.estimates import Estimate, PathReport
 from openqwave.probing import schedule
 from openqwave.probing.bundle import Bundle
 from openqwave.probing.measurement import Measurement
 from openqwave.probing.outcomes import Ended, Failed
 from openqwave.probing.patience import MAX_WAIT_NS
 from openqwave.probing.payloads import headers_bytes, probegap_packet_bytes
-from openqwave.probing.progress import QUICK, Measured, Sampled, Wish
-from openqwave.probing.session import Effect, Event, OpenStream, SendStream, Session
+from openqwave.probing.progress import (
+    CongestionTold,
+    Estimated,
+    Measured,
+    Sampled,
+    Wish,
+    tracked,
+)
+from openqwave.probing.session import Effect, Event, Session
+from openqwave.probing.spending import Purpose, Spending
 from openqwave.probing.tempo import WANTED, Effort, affordable
 from openqwave.probing.watching import Watch, Watched
 from openqwave.wire.qlpb import FlagOrder
@@ -53,18 +61,6 @@ S = 1_000_000_000
 # comes late for one is never taken for another's.
 KEYS, SEQUENCES = 8, 1 << 24
 
-# A first answer is wanted within 0.9 s, the connection's set-up included.
-QUICK_NS = 750_000_000
-# A thorough one on fast links within 4.5 s from the beginning; see `Wish`.
-THOROUGH_FAST_NS = 3_500_000_000
-
-# Of what is left: what each of the first measurements may take, and one for a change.
-FIRST_PART, CHANGE_PART = 0.5, 0.25
-# And this part of the whole is not touched for changes: a watch that has lost its pace to them
-# would miss the next one.
-RESERVED_PART = 0.15
-# A measurement that may cost less says nothing: four pairs, three trains of three, and probes.
-LEAST_BYTES = 30_000
 # From the end of a measurement to the next one for a change. A watch follows changes by itself, and
 # a load that comes and goes every second has no present value.
 SPACING_NS = 2 * S
@@ -77,32 +73,6 @@ SILENT_PROBES = 30
 # Trains that are lost in a row while small probes come back: the sink may have begun anew and know
 # of no connection.
 DEAF_TRAINS = 5
-# What the TCP connections send: a segment without data, with the options that Linux sets.
-SEGMENT_BYTES = 60
-# To connect and to close: SYN, ACK, FIN, and the ACK of the other side's FIN.
-STREAM_SEGMENTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Estimated(Event):
-    """What is believed of the path now.
-
-    Attributes:
-        report: The numbers.
-        since_ns: All that they rest on was measured after this time (`now_ns`).
-        sent_bytes: Of IP packets, since the beginning.
-    """
-
-    report: PathReport
-    since_ns: int
-    sent_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CongestionTold(Event):
-    """The verdict has changed, or is the first."""
-
-    congestion: Congestion
 
 
 class Tracking(Bundle):
@@ -126,20 +96,8 @@ class Tracking(Bundle):
         order: FlagOrder = FlagOrder.MSB_FIRST,
     ) -> None:
         super().__init__(headers_bytes(wish.version))
-        longest = max(schedule.SHORTEST, budget.burst_bytes // schedule.PACKET_BYTES)
-        self._wish = replace(
-            wish,
-            longest_packets=min(wish.longest_packets, longest),
-            fast_duration_ns=min(wish.fast_duration_ns, THOROUGH_FAST_NS),
-        )
-        self._quick_wish = replace(
-            QUICK,
-            version=wish.version,
-            duration_ns=QUICK_NS,
-            fast_duration_ns=QUICK_NS,
-            longest_packets=self._wish.longest_packets,
-        )
-        self._budget = budget
+        self._quick_wish, self._wish = tracked(wish, budget.burst_bytes)
+        self._spending = Spending(budget)
         self._random = random
         self._order = order
         self._probe_bytes = probegap_packet_bytes(wish.version)
@@ -152,14 +110,13 @@ class Tracking(Bundle):
         self._number = 0
         self._over: list[int] = []
         self._measurement: Measurement | None = None
-        self._is_quick = True
+        self._purpose = Purpose.FIRST
         self._samples: list[Sample] = []
         self._measuring_ns = 0
         self._since_ns = 0
         self._watch: Watch | None = None
         # When trains were heard of on which the watch's capacity rests.
         self._train_times_ns: deque[int] = deque(maxlen=TRAINS_KEPT)
-        self._capacity_bps: int | None = None
         self._is_available_known = False
         self._supports_priority: bool | None = None
         self._wants_thorough = True
@@ -177,7 +134,7 @@ class Tracking(Bundle):
     def start(self, *, now_ns: int) -> None:
         """Begin."""
         self._tempo_ns = now_ns + TEMPO_NS
-        self._measure(is_quick=True, now_ns=now_ns)
+        self._measure(Purpose.FIRST, now_ns)
 
     def close(self) -> None:
         """End in order, now."""
@@ -250,7 +207,7 @@ class Tracking(Bundle):
         samples, is_afresh = self._samples, self._is_afresh
         self._drop_measurement()
         self._measured_ns = now_ns
-        if not self._is_quick:
+        if self._purpose is Purpose.THOROUGH:
             self._wants_thorough = False
             self._supports_priority = report.supports_priority
         report = replace(report, supports_priority=self._supports_priority)
@@ -287,8 +244,8 @@ class Tracking(Bundle):
     def _believe(self, report: PathReport) -> None:
         self._is_available_known = isinstance(report.available_bps, Estimate)
         if isinstance(report.capacity_bps, Estimate):
-            self._capacity_bps = report.capacity_bps.value
-            self._congestion.set_capacity_bps(self._capacity_bps)
+            self._spending.capacity_bps = report.capacity_bps.value
+            self._congestion.set_capacity_bps(report.capacity_bps.value)
 
     def _tell(self, report: PathReport) -> None:
         self._since_ns = max(self._since_ns, self._train_times_ns[0])
@@ -318,11 +275,11 @@ class Tracking(Bundle):
         self._sessions[number] = self._watch
         self._watch.start(now_ns=now_ns)
 
-    def _measure(self, *, is_quick: bool, now_ns: int) -> None:
+    def _measure(self, purpose: Purpose, now_ns: int) -> None:
         number = self._next_number()
-        self._is_quick, self._measuring_ns = is_quick, now_ns
+        self._purpose, self._measuring_ns = purpose, now_ns
         self._measurement = measurement = Measurement(
-            self._quick_wish if is_quick else self._wish,
+            self._wish if purpose is Purpose.THOROUGH else self._quick_wish,
             random=self._random,
             order=self._order,
             base=number * KEYS,
@@ -361,7 +318,8 @@ class Tracking(Bundle):
         watch, measurement = self._watch, self._measurement
         if self._is_over or watch is None or now_ns < self._retry_ns:
             return
-        if measurement is not None and (self._is_quick or not self._wants_afresh):
+        is_thorough = measurement is not None and self._purpose is Purpose.THOROUGH
+        if measurement is not None and not (is_thorough and self._wants_afresh):
             return
         is_silent = self._lost_probes >= SILENT_PROBES
         since_ns = now_ns - self._measured_ns
@@ -371,37 +329,25 @@ class Tracking(Bundle):
             and self._told is not True
             and (watch.has_changed or self._wants_change or self._lost_trains >= DEAF_TRAINS)
         )
-        is_quick = is_afresh or is_changed or is_silent
-        if not (is_quick or self._wants_thorough):
+        if is_afresh or is_changed or is_silent:
+            purpose = Purpose.CHANGE
+        elif self._wants_thorough and measurement is None:
+            purpose = Purpose.THOROUGH
+        else:
             return
         # Nothing is sent but a connection's first segment before the sink is found to be there.
-        if not is_silent and self._affordable_bytes(is_quick, now_ns) < LEAST_BYTES:
+        if not (is_silent or self._spending.can_measure(purpose, now_ns=now_ns)):
             return
         self._drop_measurement()
-        self._is_afresh = is_afresh
-        if is_quick:
+        if purpose is Purpose.CHANGE:
+            self._is_afresh = self._wants_afresh
             self._wants_afresh = self._wants_change = False
-        self._measure(is_quick=is_quick, now_ns=now_ns)
-
-    def _affordable_bytes(self, is_change: bool, now_ns: int) -> float:
-        """What a measurement that begins now may cost."""
-        left = self._budget.allowed_bytes(self._capacity_bps, now_ns=now_ns)
-        return self._part(left, self._capacity_bps, is_change)
-
-    def _part(self, left_bytes: float, capacity_bps: float | None, is_change: bool) -> float:
-        if not is_change:
-            return FIRST_PART * left_bytes
-        reserve = RESERVED_PART * self._budget.whole_bytes(capacity_bps)
-        return CHANGE_PART * max(0.0, left_bytes - reserve)
+        self._measure(purpose, now_ns)
 
     def _allowance(self, belief_bps: float | None) -> float:
         """What the measurement that runs may cost in all, if the capacity is this."""
         own = 0 if self._measurement is None else self._measurement.sent_bytes
-        if belief_bps is None:
-            # What was known is the best guess until the first trains are back.
-            belief_bps = self._capacity_bps
-        left = self._budget.allowed_bytes(belief_bps, now_ns=self._measuring_ns) + own
-        return self._part(left, belief_bps, self._is_quick and self._watch is not None)
+        return self._spending.allowance(self._purpose, belief_bps, own, now_ns=self._measuring_ns)
 
     def _adapt(self, now_ns: int) -> None:
         """Let the watch send what effort and budget allow."""
@@ -410,7 +356,7 @@ class Tracking(Bundle):
             train_bytes = self._watch.train_bytes
         tempo = affordable(
             self._effort,
-            self._budget.allowed_bytes(self._capacity_bps, now_ns=now_ns),
+            self._spending.pace_bps(now_ns=now_ns),
             probe_bytes=self._probe_bytes,
             train_bytes=train_bytes,
         )
@@ -438,23 +384,10 @@ class Tracking(Bundle):
         effects = super().effects_to_send(now_ns=now_ns)
         for key in over:
             del self._sessions[key]
-        spent = self._sent_bytes - before
-        for effect in effects:
-            match effect:
-                case OpenStream():
-                    spent += STREAM_SEGMENTS * SEGMENT_BYTES
-                case SendStream(data=data):
-                    spent += SEGMENT_BYTES + len(data)
-                case _:
-                    pass
-        self._spend(spent, now_ns)
+        self._spending.note(self._sent_bytes - before, effects, now_ns=now_ns)
         return effects
 
     def receive_stream(self, stream: int, data: bytes, *, now_ns: int) -> None:
-        """Bytes came over a stream, which TCP acknowledges."""
-        self._spend(SEGMENT_BYTES, now_ns)
+        """Bytes came over a stream."""
+        self._spending.note_heard(now_ns=now_ns)
         super().receive_stream(stream, data, now_ns=now_ns)
-
-    def _spend(self, size_bytes: int, now_ns: int) -> None:
-        if size_bytes:
-            self._budget.spend(size_bytes, self._capacity_bps, now_ns=now_ns)
