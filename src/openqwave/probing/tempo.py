@@ -13,18 +13,21 @@ from dataclasses import dataclass
 
 S = 1_000_000_000
 
-# Small probes see every queue, trains only the capacity and few moments; a train costs as much as
-# dozens of probes.
-PROBES_PART = 2 / 3
-# A tempo that differs by less is not worth setting: each new one brings the next probe forward.
-SAME_PART = 0.2
-
 
 class Effort(enum.Enum):
     """How closely a path is followed."""
 
     LIGHT = "nothing waits for what is found"
     ALERT = "flows hold contracts on the path, or wait for it"
+
+
+# Small probes see every queue, trains only the capacity and few moments; a train costs as much as
+# dozens of probes.
+PROBES_PART = 2 / 3
+# What nobody waits for leaves most of the budget for when somebody does.
+PACE_PARTS = {Effort.LIGHT: 1 / 3, Effort.ALERT: 1.0}
+# A tempo that differs by less is not worth setting: each new one brings the next probe forward.
+SAME_PART = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def affordable(effort: Effort, pace_bps: float, *, probe_bytes: int, train_bytes
         train_bytes: What a train costs.
     """
     wanted = WANTED[effort]
-    each_s = pace_bps / 8
+    each_s = PACE_PARTS[effort] * pace_bps / 8
     # What small probes do not need is for trains.
     probes = max(SLOWEST.probes, min(wanted.probes, int(each_s * PROBES_PART / probe_bytes)))
     rest = max(1.0, each_s - probes * probe_bytes)
