@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
@@ -128,3 +129,23 @@ def test_probes_are_a_small_part_and_within_what_may_be_sent() -> None:
 
 def test_no_train_is_longer_than_a_session_may_send() -> None:
     assert OPEN.train_packets >= schedule.LONGEST
+
+
+@pytest.mark.parametrize("kind", [LinkKind.QUEUE, LinkKind.CONTENTION])
+def test_no_train_is_longer_than_wanted(kind: LinkKind) -> None:
+    for rate in (2, 20, 300, 1000):
+        assert schedule.paced(rate * MBIT, found(kind), WINDOW_NS, False, 15).packets <= 15
+    assert schedule.beyond(90, 66).packets == 66
+
+
+def test_trains_are_as_many_as_can_be_paid() -> None:
+    series = Series(10, 8, 5)
+    each_bytes = 8 * schedule.PACKET_BYTES
+    assert schedule.affordable(series, math.inf) == series
+    assert schedule.affordable(series, 3.5 * each_bytes) == Series(3, 8, 5)
+    assert schedule.affordable(series, each_bytes - 1).count == 0
+
+
+def test_probes_cost_no_more_than_they_may() -> None:
+    assert schedule.probes_per_second(20 * MBIT, 60, 48_000) == 100
+    assert schedule.probes_per_second(20 * MBIT, 60, 0) == schedule.FEWEST_PROBES

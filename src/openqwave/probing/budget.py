@@ -123,15 +123,16 @@ class Budget:
     def pace_bps(self, capacity_bps: float | None, *, now_ns: int) -> float:
         """What can be sent all the time from now on, bits a second.
 
-        It lasts until half of what was sent is forgotten: as long as the window right after a first
-        measurement, and half as long where the same was sent all the time.
+        It lasts until a third of what was sent is forgotten: for as long as the window right after
+        a first measurement, and a third of that where the same was sent all the time, which is
+        then three quarters of the average.
         """
         left = self.allowed_bytes(capacity_bps, now_ns=now_ns)
-        half = self._spent_ns(capacity_bps) / 2
+        part_ns = self._spent_ns(capacity_bps) / 3
         horizon_ns = float(self._window_ns)
         for slot in self._slots:
-            half -= slot.spent_ns(_BIT_NS / self.rate_bps(capacity_bps))
-            if half <= 0:
+            part_ns -= slot.spent_ns(_BIT_NS / self.rate_bps(capacity_bps))
+            if part_ns <= 0:
                 horizon_ns = self._window_ns - (now_ns - slot.end_ns)
                 break
         horizon_ns = max(LEAST_HORIZON_PART * self._window_ns, min(self._window_ns, horizon_ns))

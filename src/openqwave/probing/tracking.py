@@ -199,7 +199,9 @@ class Tracking(Bundle):
         verdict = self._congestion.verdict
         if verdict.is_congested is None or verdict.is_congested is self._told:
             return
-        self._wants_change |= self._told is True
+        if self._told:
+            # What could not be measured before, or was measured in a queue, is to be now.
+            self._wants_change, self._retry_ns = True, 0
         self._told = verdict.is_congested
         self._events.append(CongestionTold(verdict))
 
