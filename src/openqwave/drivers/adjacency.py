@@ -28,6 +28,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Self
 
@@ -86,6 +87,49 @@ class RouteTable:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class InterfaceSpeed:
+    """What an interface can carry, by its driver's word.
+
+    Attributes:
+        speed_bps: Bits per second, 60 % of the radio's rate for a wireless one; 0 if unknown.
+        is_wireless: Whether it is a radio.
+    """
+
+    speed_bps: int = 0
+    is_wireless: bool = False
+
+
+def interface_speed(
+    sock: socket.socket,
+    name: str,
+    ask: Callable[[socket.socket, int, bytes], bytes] = fcntl.ioctl,
+) -> InterfaceSpeed:
+    """Ask an interface's driver how fast it is.
+
+    Args:
+        sock: Any socket of the interface's network namespace.
+        name: Its name there.
+        ask: The system call ioctl.
+    """
+    settings = ctypes.create_string_buffer(_SETTINGS.pack(_ETHTOOL_GSET, 0, 0), _SETTINGS.size)
+    field = name.encode().ljust(_NAME_BYTES, b"\0")
+    # What a driver has no answer to it refuses in one of many ways; each means "unknown".
+    with contextlib.suppress(OSError):
+        answer = ask(sock, _SIOCGIWRATE, field.ljust(_REQUEST_BYTES, b"\0"))
+        rate_bps: int = _RATE.unpack_from(answer, _NAME_BYTES)[0]
+        return InterfaceSpeed(max(0, rate_bps) * _WIRELESS_PERCENT // 100, True)
+    with contextlib.suppress(OSError):
+        where = struct.pack("@P", ctypes.addressof(settings))
+        ask(sock, _SIOCETHTOOL, (field + where).ljust(_REQUEST_BYTES, b"\0"))
+        lower: int
+        upper: int
+        _, lower, upper = _SETTINGS.unpack(settings.raw)
+        mbps = upper << 16 | lower
+        return InterfaceSpeed(0 if mbps == _SPEED_UNKNOWN_MBPS else mbps * _BPS_PER_MBPS)
+    return InterfaceSpeed()
+
+
 def interface_speed_bps(
     interface: int, ask: Callable[[socket.socket, int, bytes], bytes] = fcntl.ioctl
 ) -> int:
@@ -98,27 +142,30 @@ def interface_speed_bps(
     Returns:
         Bits per second, 60 % of the radio's rate for a wireless one; 0 if it is unknown.
     """
-    settings = ctypes.create_string_buffer(_SETTINGS.pack(_ETHTOOL_GSET, 0, 0), _SETTINGS.size)
     try:
-        name = socket.if_indextoname(interface).encode().ljust(_NAME_BYTES, b"\0")
+        name = socket.if_indextoname(interface)
     except OSError:
         # Gone since the routes were read.
         return 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        # What a driver has no answer to it refuses in one of many ways; each means "unknown".
-        with contextlib.suppress(OSError):
-            answer = ask(sock, _SIOCGIWRATE, name.ljust(_REQUEST_BYTES, b"\0"))
-            rate_bps: int = _RATE.unpack_from(answer, _NAME_BYTES)[0]
-            return max(0, rate_bps) * _WIRELESS_PERCENT // 100
-        with contextlib.suppress(OSError):
-            where = struct.pack("@P", ctypes.addressof(settings))
-            ask(sock, _SIOCETHTOOL, (name + where).ljust(_REQUEST_BYTES, b"\0"))
-            lower: int
-            upper: int
-            _, lower, upper = _SETTINGS.unpack(settings.raw)
-            mbps = upper << 16 | lower
-            return 0 if mbps == _SPEED_UNKNOWN_MBPS else mbps * _BPS_PER_MBPS
-    return 0
+        return interface_speed(sock, name, ask).speed_bps
+
+
+def table_of(networks: Iterable[str | Network]) -> RouteTable:
+    """A table that has a route to each of some networks, and no other.
+
+    Raises:
+        InvalidParameter: One of them is no network.
+    """
+    return RouteTable(
+        Route(network if isinstance(network, Network) else _network(network))
+        for network in networks
+    )
+
+
+def is_of_a_link(version: int, prefix_bits: int) -> bool:
+    """May a route to a prefix of this length be to a link's own network? See the module's text."""
+    return prefix_bits >= _SHORTEST_LINK_BITS[version]
 
 
 class Adjacency:
@@ -141,10 +188,7 @@ class Adjacency:
             InvalidParameter: An allowed network is none.
             QosError: The kernel could not be asked.
         """
-        self._allowed = RouteTable(
-            Route(network if isinstance(network, Network) else _network(network))
-            for network in allowed
-        )
+        self._allowed = table_of(allowed)
         self._read = read
         self._speeds_bps: dict[int, int] = {}
         self._look_ns = 0
@@ -194,7 +238,7 @@ class Adjacency:
         return (
             route is not None
             and not route.gateway
-            and route.network.prefixlen >= _SHORTEST_LINK_BITS[peer.version]
+            and is_of_a_link(peer.version, route.network.prefixlen)
         )
 
     def is_allowed(self, peer: Endpoint) -> bool:

@@ -1,9 +1,7 @@
-"""The kernel's routes, read from a netlink socket, and word of their changes.
+"""The kernel's routes and links, read from a netlink socket, and word of their changes.
 
-One question (RTM_GETROUTE, a dump) brings all routes of the network namespace in a few messages;
-they are read here rather than by the netlink library, whose import alone takes longer than a
-quick measurement has (0.2 s), and whose questions need a thread each. Layouts: netlink(7),
-rtnetlink(7), linux/netlink.h, linux/rtnetlink.h; all in the host's byte order.
+One question (RTM_GETROUTE, a dump) brings all routes of the network namespace in a few messages.
+Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h; see `openqwave.drivers.netlink`.
 
 Read are the tables "main" and "local". A host that is reached by policy routing only is not found
 there and counts as far away.
@@ -11,8 +9,6 @@ there and counts as far away.
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -20,49 +16,55 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
 
-Network: TypeAlias = IPv4Network | IPv6Network
-_Attributes: TypeAlias = dict[int, bytes]
+from openqwave.drivers.netlink import Attributes, Netlink, attribute, attributes, drain, number
 
-# struct nlmsghdr: length, type, flags, sequence, port. struct rtmsg: family, destination's and
-# source's length, TOS, table, protocol, scope, type, flags. struct rtattr: length, type. struct
-# rtnexthop: length, flags, hops, interface.
-_HEADER = struct.Struct("=IHHII")
-_ROUTE = struct.Struct("=BBBBBBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
+Network: TypeAlias = IPv4Network | IPv6Network
+
+# struct rtmsg: family, destination's and source's length, TOS, table, protocol, scope, type,
+# flags. struct rtnexthop: length, flags, hops, interface. struct ifinfomsg: family, hardware,
+# interface, flags, change. struct ndmsg: family, interface, state, flags, type.
+ROUTE = struct.Struct("=BBBBBBBBI")
 _HOP = struct.Struct("=HBBi")
-_INT = struct.Struct("=i")
+LINK = struct.Struct("=BxHiII")
+NEIGHBOUR = struct.Struct("=B3xiHBB")
 _U16 = struct.Struct("=H")
+_U32 = struct.Struct("=I")
 _ALIGN = 4
 
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_RTM_GETROUTE = 26
-_NLM_F_REQUEST = 0x1
-_NLM_F_DUMP = 0x300
-# The routes changed while they were read.
-_NLM_F_DUMP_INTR = 0x10
-# The upper bits of an attribute's type are flags.
-_ATTRIBUTE_MASK = 0x3FFF
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_GETROUTE = 26
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 
-_RTN_UNICAST, _RTN_LOCAL = 1, 2
+RTN_UNICAST, RTN_LOCAL = 1, 2
 _RT_TABLES = frozenset({254, 255})
-_RTA_DST = 1
-_RTA_OIF = 4
-_RTA_GATEWAY = 5
+RTA_DST = 1
+RTA_OIF = 4
+RTA_GATEWAY = 5
 _RTA_PRIORITY = 6
 _RTA_MULTIPATH = 9
 _RTA_TABLE = 15
 _RTA_VIA = 18
-_RTA_ENCAP_TYPE = 21
+RTA_ENCAP_TYPE = 21
+
+# linux/neighbour.h
+NUD_INCOMPLETE, NUD_FAILED = 0x01, 0x20
+NDA_DST = 1
+
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_IFLA_STATS64 = 23
+_IFLA_EXT_MASK = 29
+# RTEXT_FILTER_SKIP_STATS: the counters are half of a link's description.
+_WITHOUT_COUNTERS = attribute(_IFLA_EXT_MASK, _U32.pack(8))
+# struct rtnl_link_stats64 up to tx_bytes.
+_COUNTERS = struct.Struct("=24xQ")
+# IFF_UP, IFF_RUNNING, IFF_LOWER_UP: switched on, usable by its own word (RFC 2863), with a
+# carrier. The last is there at once; the kernel works out the second in the background.
+_UP_FLAGS = 0x1 | 0x40 | 0x1_0000
 
 # RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE. Links too: an interface that
 # goes down takes its IPv4 routes along without a word.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-
-# The kernel fills up to 32 KiB at once if there is room for it.
-_BUFFER_BYTES = 65_536
-# Routes that change every time they are read are used as they are.
-_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,93 +85,62 @@ class Route:
     interface: int = 0
 
 
-def _attributes(data: bytes) -> _Attributes:
-    found: _Attributes = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & _ATTRIBUTE_MASK] = data[at + _ATTRIBUTE.size : at + length]
-        at += length + _ALIGN - 1 & -_ALIGN
-    return found
-
-
-def _hops(attributes: _Attributes) -> Iterator[tuple[int, _Attributes]]:
+def _hops(found: Attributes) -> Iterator[tuple[int, Attributes]]:
     """Interface and attributes of each next hop: several if the route is shared."""
-    shared = attributes.get(_RTA_MULTIPATH)
+    shared = found.get(_RTA_MULTIPATH)
     if shared is None:
-        yield _number(attributes, _RTA_OIF), attributes
+        yield number(found, RTA_OIF), found
         return
     at = 0
     while at + _HOP.size <= len(shared):
         length, _, _, interface = _HOP.unpack_from(shared, at)
         if length < _HOP.size:
             return
-        yield interface, _attributes(shared[at + _HOP.size : at + length])
+        yield interface, attributes(shared[at + _HOP.size : at + length])
         at += length + _ALIGN - 1 & -_ALIGN
-
-
-def _number(attributes: _Attributes, kind: int) -> int:
-    data = attributes.get(kind)
-    if data is None:
-        return 0
-    number: int = _INT.unpack_from(data)[0]
-    return number
 
 
 def _address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
-def _gateway(kind: int, attributes: _Attributes) -> str:
-    if kind not in (_RTN_UNICAST, _RTN_LOCAL):
+def gateway_of(hop: Attributes) -> bytes:
+    """The packed address of the router of a next hop; empty where there is none."""
+    if RTA_GATEWAY in hop:
+        return hop[RTA_GATEWAY]
+    # struct rtvia: the address's family, then the address, of the other IP version.
+    return hop.get(_RTA_VIA, b"")[_U16.size :]
+
+
+def _gateway(kind: int, found: Attributes) -> str:
+    if kind not in (RTN_UNICAST, RTN_LOCAL):
         return "none: the route leads nowhere"
-    for _, hop in _hops(attributes):
-        if _RTA_ENCAP_TYPE in hop:
+    for _, hop in _hops(found):
+        if RTA_ENCAP_TYPE in hop:
             return "a tunnel"
-        if _RTA_GATEWAY in hop:
-            return _address(hop[_RTA_GATEWAY])
-        if _RTA_VIA in hop:
-            # struct rtvia: the address's family, then the address, of the other IP version.
-            return _address(hop[_RTA_VIA][_U16.size :])
+        gateway = gateway_of(hop)
+        if gateway:
+            return _address(gateway)
     return ""
 
 
 def _to_route(data: bytes) -> Route | None:
-    family, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(data)
-    attributes = _attributes(data[_ROUTE.size :])
+    family, bits, _, _, table, _, _, kind, _ = ROUTE.unpack_from(data)
+    found = attributes(data[ROUTE.size :])
     # The header's field has 8 bits.
-    if (_number(attributes, _RTA_TABLE) or table) not in _RT_TABLES:
+    if (number(found, _RTA_TABLE) or table) not in _RT_TABLES:
         return None
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
     size = 4 if family == socket.AF_INET else 16
-    destination = attributes.get(_RTA_DST, bytes(size))
-    interface, _ = next(_hops(attributes), (0, {}))
+    destination = found.get(RTA_DST, bytes(size))
+    interface, _ = next(_hops(found), (0, {}))
     return Route(
         ip_network((destination, bits)),
-        _number(attributes, _RTA_PRIORITY),
-        _gateway(kind, attributes),
-        0 if kind == _RTN_LOCAL else interface,
+        number(found, _RTA_PRIORITY),
+        _gateway(kind, found),
+        0 if kind == RTN_LOCAL else interface,
     )
-
-
-def _messages(sock: socket.socket) -> Iterator[tuple[int, int, bytes]]:
-    """Type, flags and body of the messages of an answer, without its end."""
-    while True:
-        data = sock.recv(_BUFFER_BYTES)
-        at = 0
-        while at + _HEADER.size <= len(data):
-            length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
-            body = data[at + _HEADER.size : at + length]
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                code = -_INT.unpack_from(body)[0]
-                raise OSError(code, os.strerror(code))
-            yield kind, flags, body
-            at += length + _ALIGN - 1 & -_ALIGN
 
 
 def read_routes() -> list[Route]:
@@ -178,23 +149,78 @@ def read_routes() -> list[Route]:
     Raises:
         OSError: The kernel could not be asked.
     """
-    question = _ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
-    routes: list[Route] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-        for turn in range(_TRIES):
-            header = _HEADER.pack(
-                _HEADER.size + len(question), _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, turn, 0
-            )
-            sock.send(header + question)
-            routes, was_interrupted = [], False
-            for _, flags, body in _messages(sock):
-                was_interrupted |= bool(flags & _NLM_F_DUMP_INTR)
-                route = _to_route(body)
-                if route is not None:
-                    routes.append(route)
-            if not was_interrupted:
-                break
-    return routes
+    question = ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
+    with Netlink(socket.NETLINK_ROUTE) as netlink:
+        routes = map(_to_route, netlink.dump(RTM_GETROUTE, question))
+        return [route for route in routes if route is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """One interface.
+
+    Attributes:
+        index: Its number.
+        name: Its name.
+        is_up: Whether packets can leave: it is switched on, and has a carrier where it needs one.
+        mtu_bytes: The largest IP packet.
+        hardware: What it is, by ARPHRD_ number.
+        tx_bytes: What has left it, link headers included; 0 where that was not asked for.
+    """
+
+    index: int
+    name: str
+    is_up: bool
+    mtu_bytes: int
+    hardware: int
+    tx_bytes: int = 0
+
+
+def to_link(body: bytes) -> LinkState:
+    """Read the body of a message about a link."""
+    _, hardware, index, flags, _ = LINK.unpack_from(body)
+    found = attributes(body[LINK.size :])
+    counters = found.get(_IFLA_STATS64, b"")
+    return LinkState(
+        index,
+        found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        flags & _UP_FLAGS == _UP_FLAGS,
+        number(found, _IFLA_MTU),
+        hardware,
+        _COUNTERS.unpack_from(counters)[0] if len(counters) >= _COUNTERS.size else 0,
+    )
+
+
+def link_question(interface: int = 0) -> bytes:
+    """The body of a question about a link; without its counters. 0 is for a list of them all."""
+    return LINK.pack(socket.AF_UNSPEC, 0, interface, 0, 0) + _WITHOUT_COUNTERS
+
+
+def read_links() -> dict[int, LinkState]:
+    """The interfaces of the calling thread's network namespace, by index, with their counters.
+
+    Raises:
+        OSError: The kernel could not be asked.
+    """
+    question = LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    with Netlink(socket.NETLINK_ROUTE) as netlink:
+        links = map(to_link, netlink.dump(RTM_GETLINK, question))
+        return {link.index: link for link in links}
+
+
+def settled(link: LinkState) -> LinkState:
+    """A link without its counters: what does not change by itself."""
+    return LinkState(link.index, link.name, link.is_up, link.mtu_bytes, link.hardware)
+
+
+def announced_link(kind: int, body: bytes) -> LinkState | None:
+    """Read an announcement of RTMGRP_LINK; None for what is none of an interface itself.
+
+    A bridge announces its ports in the same group, in the same words.
+    """
+    if kind not in (RTM_NEWLINK, RTM_DELLINK) or body[0] != socket.AF_UNSPEC:
+        return None
+    return to_link(body)
 
 
 class RouteChanges:
@@ -216,18 +242,8 @@ class RouteChanges:
         Raises:
             OSError: The kernel could not be asked.
         """
-        announced = False
-        while True:
-            try:
-                # What it was does not matter, so its beginning is enough.
-                self._socket.recv(1)
-            except BlockingIOError:
-                return announced
-            except OSError as error:
-                # More was announced than the socket holds.
-                if error.errno != errno.ENOBUFS:
-                    raise
-            announced = True
+        # What it was does not matter, so its beginning is enough.
+        return sum(1 for _ in drain(self._socket, 1)) > 0
 
     def close(self) -> None:
         """Hear no more; harmless when done before."""
