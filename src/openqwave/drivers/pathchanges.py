@@ -91,7 +91,7 @@ def neighbour_filter(*, awaits_return: bool) -> bytes:
         for instruction in (
             (_LOAD_U16, 0, 0, _TYPE_AT),
             (_IF_EQUAL, 1, 0, new),
-            (_IF_EQUAL, 3, 2, gone),
+            (_IF_EQUAL, 0, 2, gone),
             (_LOAD_U16, 0, 0, _STATE_AT),
             (_IF_ANY_BIT, 0, 1, wanted),
             (_RETURN, 0, 0, _ALL),
@@ -165,8 +165,8 @@ class PathChanges:
         for kind, _, _, body in split(data):
             if kind in _KINDS:
                 yield _KINDS[kind]
-            elif kind == RTM_NEWNEIGH:
-                if self._is_turn(body):
+            elif kind in (RTM_NEWNEIGH, _RTM_DELNEIGH):
+                if self._is_turn(body, is_gone=kind == _RTM_DELNEIGH):
                     yield Change.NEIGHBOURS
             else:
                 link = announced_link(kind, body)
@@ -183,14 +183,19 @@ class PathChanges:
         self._links[link.index] = link
         return is_news
 
-    def _is_turn(self, body: bytes) -> bool:
-        """Has a neighbour failed, or come back that had?"""
+    def _is_turn(self, body: bytes, *, is_gone: bool) -> bool:
+        """Has a neighbour failed, or come back that had?
+
+        An entry that is taken out is announced as failed first, and was asked nothing.
+        """
         family, interface, state, _, _ = NEIGHBOUR.unpack_from(body)
         if family not in (socket.AF_INET, socket.AF_INET6):
             return False
         neighbour = interface, attributes(body[NEIGHBOUR.size :]).get(NDA_DST, b"")
         was_failed = self._failed.pop(neighbour, False) is None
-        if not state & NUD_FAILED:
+        if is_gone and neighbour in self._heard_failures:
+            self._heard_failures.remove(neighbour)
+        if is_gone or not state & NUD_FAILED:
             return was_failed
         self._heard_failures.append(neighbour)
         del self._heard_failures[:-_MOST_FAILED]

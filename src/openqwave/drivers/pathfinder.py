@@ -7,10 +7,6 @@ could not. The same message carries a second question: which entry of the table 
 route, by the rules of `openqwave.drivers.adjacency`. A third one is for the neighbour. Together
 they take a few dozen microseconds.
 
-**Interfaces** are described once, and again when the kernel announces that one has changed. The
-rate of a radio is therefore that of the moment when the interface was first used, and stays: it
-changes from second to second, and a path is not another one for it.
-
 **Neighbours** that have failed to answer are believed to be absent for `FAILED_NS`, and not
 longer: the kernel keeps the entry of a failure until somebody sends there again, which may be
 never, and the host may have come back meanwhile. Under an application that goes on sending, an
@@ -29,16 +25,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-from openqwave.drivers.adjacency import interface_speed, is_of_a_link, table_of
-from openqwave.drivers.netlink import (
-    Attributes,
-    Netlink,
-    attribute,
-    attributes,
-    drain,
-    number,
-    split,
-)
+from openqwave.drivers.adjacency import is_of_a_link, table_of
+from openqwave.drivers.interfaces import Interfaces
+from openqwave.drivers.netlink import Attributes, Netlink, attribute, attributes, number
 from openqwave.drivers.pathchanges import PathChanges
 from openqwave.drivers.rtnetlink import (
     NDA_DST,
@@ -49,25 +38,18 @@ from openqwave.drivers.rtnetlink import (
     RTA_DST,
     RTA_ENCAP_TYPE,
     RTA_OIF,
-    RTM_DELLINK,
-    RTM_GETLINK,
     RTM_GETNEIGH,
     RTM_GETROUTE,
     RTN_LOCAL,
     RTN_UNICAST,
-    LinkState,
-    announced_link,
     gateway_of,
-    link_question,
     read_links,
-    settled,
-    to_link,
 )
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal, error_of, refusal_of_os_error
 from openqwave.model.estimates import Unmeasurable
-from openqwave.model.path import LinkType, PathFacts
+from openqwave.model.path import PathFacts
 
 if TYPE_CHECKING:
     from openqwave.drivers.rtnetlink import Network
@@ -86,7 +68,6 @@ _RTA_PREFSRC = 7
 _RTA_METRICS = 8
 _RTAX_MTU = 2
 _NDA_CACHEINFO = 3
-_RTMGRP_LINK = 1
 _INT = struct.Struct("=i")
 # struct nda_cacheinfo up to the time since the last turn, in ticks of 10 ms.
 _AGES = struct.Struct("=8xI")
@@ -103,24 +84,11 @@ _NO_HOST: Final = {
 # 255.255.255.255 is everybody on a link even where no route says so.
 _EVERYBODY: Final = b"\xff" * 4
 
-# linux/if_arp.h: ARPHRD_PPP, _TUNNEL, _TUNNEL6, _SIT, _IPGRE, _IP6GRE, and _NONE (tun, WireGuard).
-_LOOPBACK = 772
-_TUNNELS: Final = frozenset({512, 768, 769, 776, 778, 823, 0xFFFE})
-
 # What the kernel says of a neighbour that it does not know, of an interface that is gone, and
 # of the question before Linux 5.0.
 _NO_ENTRY: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EINVAL})
 
 _Neighbour: TypeAlias = "tuple[int, bytes]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Interface:
-    """An interface, and what its driver says."""
-
-    link: LinkState
-    link_type: LinkType
-    speed_bps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +124,14 @@ class Pathfinder:
         self._allowed = table_of(allowed)
         self._forbidden = table_of(forbidden)
         self._lock = threading.Lock()
-        self._interfaces: dict[int, _Interface | None] = {}
         self._last_interface: dict[Endpoint, int] = {}
         self._failures_ns: dict[_Neighbour, int] = {}
         try:
-            self._announced = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-            )
+            self._netlink = Netlink(socket.NETLINK_ROUTE)
             try:
-                self._announced.bind((0, _RTMGRP_LINK))
-                self._netlink = Netlink(socket.NETLINK_ROUTE)
+                self._interfaces = Interfaces(self._netlink)
             except BaseException:
-                self._announced.close()
+                self._netlink.close()
                 raise
         except OSError as error:
             raise error_of(refusal_of_os_error(error, "routes cannot be looked up")) from error
@@ -211,20 +175,20 @@ class Pathfinder:
                 raise error_of(refusal_of_os_error(error, "the route cannot be read")) from error
 
     def _find(self, host: Endpoint, interface: int) -> PathFacts | Unmeasurable | Refusal:
-        self._hear_links()
-        if interface and not self._is_usable(interface):
+        self._interfaces.hear()
+        if interface and not self._interfaces.is_usable(interface):
             return self._adapter_failed(host, interface)
         way = self._ask_way(host, interface)
         if isinstance(way, Refusal):
             # An interface that goes down takes its routes along.
             last = self._last_interface.get(host, 0)
-            if last and not self._is_usable(last):
+            if last and not self._interfaces.is_usable(last):
                 return self._adapter_failed(host, last)
         if not isinstance(way, _Way):
             return way
         self._remember(host, way.interface)
-        described = self._interface(way.interface)
-        if described is None or not described.link.is_up:
+        known = self._interfaces.find(way.interface)
+        if known is None or not known.is_up:
             return self._adapter_failed(host, way.interface)
         if not way.is_direct and self._allowed.best(host.packed) is None:
             return Unmeasurable(
@@ -241,12 +205,12 @@ class Pathfinder:
         return PathFacts(
             host,
             way.interface,
-            described.link.name,
+            known.name,
             way.source,
             way.gateway,
-            way.mtu_bytes or described.link.mtu_bytes,
-            described.link_type,
-            described.speed_bps,
+            way.mtu_bytes or known.mtu_bytes,
+            known.link_type,
+            known.speed_bps,
         )
 
     def neighbour_failed(self, host: Endpoint) -> bool:
@@ -315,51 +279,9 @@ class Pathfinder:
         if len(self._last_interface) > _MOST_REMEMBERED:
             del self._last_interface[next(iter(self._last_interface))]
 
-    # -- interfaces -------------------------------------------------------------------
-
-    def _hear_links(self) -> None:
-        """Forget interfaces that are not any more what they were."""
-        for data in drain(self._announced):
-            if data is None:
-                self._interfaces.clear()
-                continue
-            for kind, _, _, body in split(data):
-                link = announced_link(kind, body)
-                if link is None:
-                    continue
-                known = self._interfaces.get(link.index)
-                if known is None or known.link != settled(link) or kind == RTM_DELLINK:
-                    self._interfaces.pop(link.index, None)
-
-    def _interface(self, index: int) -> _Interface | None:
-        """What an interface is; None where it is gone."""
-        if index not in self._interfaces:
-            (answer,) = self._netlink.ask_each(RTM_GETLINK, [link_question(index)])
-            if isinstance(answer, OSError):
-                if answer.errno != errno.ENODEV:
-                    raise answer
-                self._interfaces[index] = None
-            else:
-                self._interfaces[index] = self._describe(settled(to_link(answer)))
-        return self._interfaces[index]
-
-    def _describe(self, link: LinkState) -> _Interface:
-        if link.hardware == _LOOPBACK:
-            return _Interface(link, LinkType.LOOPBACK, 0)
-        if link.hardware in _TUNNELS:
-            # Their drivers name a number, for the sake of programs that want one.
-            return _Interface(link, LinkType.TUNNEL, 0)
-        speed = interface_speed(self._netlink.socket, link.name)
-        link_type = LinkType.WIRELESS if speed.is_wireless else LinkType.WIRED
-        return _Interface(link, link_type, speed.speed_bps)
-
-    def _is_usable(self, index: int) -> bool:
-        described = self._interface(index)
-        return described is not None and described.link.is_up
-
     def _adapter_failed(self, host: Endpoint, index: int) -> Refusal:
-        described = self._interface(index)
-        what = f"number {index} is gone" if described is None else f"{described.link.name} is down"
+        known = self._interfaces.find(index)
+        what = f"number {index} is gone" if known is None else f"{known.name} is down"
         return Refusal(ErrorCode.ERROR_ADAP_HDW_ERR, f"interface {what}; it led to {host.address}")
 
     # -- neighbours -------------------------------------------------------------------
@@ -386,7 +308,7 @@ class Pathfinder:
 
     def close(self) -> None:
         """Ask no more; harmless when done before."""
-        self._announced.close()
+        self._interfaces.close()
         self._netlink.close()
 
     def __enter__(self) -> Self:
