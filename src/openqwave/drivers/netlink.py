@@ -77,8 +77,9 @@ def number(found: Attributes, kind: int) -> int:
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """One message, to be sent."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
+    """One message, to be sent, alone or before others."""
+    header = _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0)
+    return header + body + bytes(-len(body) % _ALIGN)
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
