@@ -8,6 +8,7 @@ of them together is what is claimed: bounds that hold, small errors in the middl
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 from statistics import median
 
@@ -22,9 +23,10 @@ from openqwave.probing import schedule
 from openqwave.probing.measurement import Measurement
 from openqwave.probing.outcomes import Failed, Failure
 from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Wish
-from tests.scenario.virtual import MS, Bystander, Hosts, S
+from tests.scenario.virtual import MS, Bystander, Hosts, S, VirtualWorld
 from tests.scenario.virtual_paths import (
     MBIT,
+    WHOLE,
     Case,
     Found,
     cross,
@@ -158,6 +160,46 @@ def test_bounds_are_narrow_enough_to_be_of_use() -> None:
         available = stated(found.report.available_bps)
         widths.append((available.high - available.low) / found.truth.capacity_bps)
     assert median(widths) < 0.2
+
+
+# -- what it may cost -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "allowed_bytes"),
+    [(0.5, 45_000), (1, 70_000), (1, 40_000), (5, 60_000), (20, 120_000), (100, 300_000)],
+)
+def test_it_costs_no_more_than_it_may_and_is_good_for_something(
+    rate: float, allowed_bytes: int
+) -> None:
+    found = []
+    for seed in range(1, 4):
+        beliefs: list[float | None] = []
+
+        def allowance(belief_bps: float | None, beliefs: list[float | None] = beliefs) -> float:
+            beliefs.append(belief_bps)
+            return allowed_bytes
+
+        case = Case(
+            "allowed", path(link(round(rate * MBIT), 0.3)), wish=Wish(checks_priority=False)
+        )
+        uniform = random.Random(seed).random
+        session = Measurement(case.wish, random=uniform, allowance=allowance)
+        world = VirtualWorld(session, case.spec, seed=seed)
+        end = finish(world).measured
+        assert end.sent_bytes <= 1.05 * allowed_bytes
+        assert beliefs[0] is None
+        assert stated(end.report.capacity_bps).value == pytest.approx(rate * MBIT, rel=0.05)
+        assert beliefs[-1] == pytest.approx(rate * MBIT, rel=0.1)
+        found.append(stated(end.report.available_bps).value / rate / MBIT)
+    assert median(found) == pytest.approx(0.7, abs=0.12)
+
+
+def test_trains_are_no_longer_than_wished() -> None:
+    for stage in (link(300 * MBIT, 0.3), bucket(5 * MBIT, 30_000, 100 * MBIT), turns(16)):
+        session = Measurement(WHOLE, random=random.Random(1).random, longest_packets=30)
+        found = finish(VirtualWorld(session, path(stage)))
+        assert max(len(train.sent_ns) for train in trains_of(found)) == 30
 
 
 # -- traps ----------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from openqwave.estimate.samples import Train
 from openqwave.lab.links import Cross, CrossKind, DuplexSpec
 from openqwave.model.estimates import Estimate, Estimated, Inconclusive, PathReport
 from openqwave.probing.outcomes import Ended, Failed
-from openqwave.probing.progress import Wish
+from openqwave.probing.progress import Sampled, Wish
 from openqwave.probing.session import Event
 from openqwave.probing.sink import Sink
+from openqwave.probing.tempo import Tempo
 from openqwave.probing.watching import PERIOD_NS, Watch, Watched
 from tests.scenario.virtual import MS, Hosts, S, VirtualWorld
 from tests.scenario.virtual_paths import MBIT, Case, finish, link, path, world_of
@@ -200,6 +202,63 @@ def test_a_clock_that_is_set_changes_nothing() -> None:
     for _, event in watching.reports():
         available = stated(event.report.available_bps)
         assert available.value == pytest.approx(R / 2, abs=0.2 * R)
+
+
+def test_a_tempo_is_kept_and_can_be_changed() -> None:
+    watching = watch(path(link(R, 0.3)))
+    start_ns = watching.world.now_ns
+    watching.watch.set_tempo(Tempo(20, 2 * S, 3 * S), now_ns=start_ns)
+    watching.world.go_on(start_ns + 12 * S)
+    gaps, trains = counted(watching)
+    assert gaps == pytest.approx(240, rel=0.25)
+    assert trains == pytest.approx(6, abs=1)
+    # The first report was due as before.
+    assert len(watching.reports()) == pytest.approx(4, abs=1)
+    watching.world.events.clear()
+    watching.watch.set_tempo(Tempo(200, S // 2, S), now_ns=watching.world.now_ns)
+    watching.world.go_on(start_ns + 18 * S)
+    gaps, trains = counted(watching)
+    assert gaps == pytest.approx(1200, rel=0.2)
+    assert trains == pytest.approx(12, abs=1)
+    assert len(watching.reports()) == pytest.approx(6, abs=1)
+
+
+def counted(watching: Watching) -> tuple[int, int]:
+    """How many small probes and trains were sampled."""
+    samples = [event.sample for event in watching.world.events if isinstance(event, Sampled)]
+    trains = sum(isinstance(sample, Train) for sample in samples)
+    return len(samples) - trains, trains
+
+
+def test_while_it_rests_only_small_probes_are_sent_and_nothing_is_concluded() -> None:
+    watching = watch(changing(0.2, 0.7))
+    watching.world.go_on(CHANGE_NS - S)
+    watching.watch.rest()
+    before = watching.until(CHANGE_NS).available_bps
+    watching.world.events.clear()
+    after = watching.until(CHANGE_NS + 4 * S).available_bps
+    gaps, trains = counted(watching)
+    assert trains == 0
+    assert gaps > 200
+    assert after == before
+    watching.watch.go_on()
+    found = stated(watching.until(CHANGE_NS + 8 * S).available_bps)
+    assert found.value == pytest.approx(0.3 * R, abs=0.2 * R)
+    assert counted(watching)[1] >= 3
+
+
+def test_it_goes_on_from_another_measurement() -> None:
+    watching = watch(path(link(R, 0.3)))
+    watching.until(6 * S)
+    other = finish(world_of(Case("other", path(link(5 * MBIT, 0.5)), wish=WISH), 1))
+    watching.watch.rest()
+    watching.watch.go_on(other.samples, True)
+    watching.world.change(path(link(5 * MBIT, 0.5)))
+    found = watching.until(watching.world.now_ns + 2 * S)
+    assert stated(found.capacity_bps).value == pytest.approx(5 * MBIT, rel=0.05)
+    assert found.supports_priority is True
+    assert watching.watch.capacity_bps == pytest.approx(5 * MBIT, rel=0.05)
+    assert watching.watch.train_bytes == 3 * 1496
 
 
 # -- its end --------------------------------------------------------------------------

@@ -117,6 +117,11 @@ def test_what_is_far_off_depends_on_both_errors() -> None:
     far.observe(10e6 + 1.01 * limit, 2e6, CAPACITY, at_ns=0)
     assert near.value_bps > 10e6
     assert far.value_bps == 10e6
+    assert far.is_startled
+    assert not near.is_startled
+    # The next answer decides, and then nothing is startling any more.
+    far.observe(10e6 + limit, 2e6, CAPACITY, at_ns=1)
+    assert not far.is_startled
 
 
 # -- a path ---------------------------------------------------------------------------
@@ -276,6 +281,37 @@ def test_it_forgets_what_is_old() -> None:
         watch.observe(gap(turn, 3 * S + turn * 16 * MS, 5 * MS, 5 * MS))
     trip = stated(watch.report().rtt_ns)
     assert trip.low == trip.high
+
+
+def test_an_answer_far_off_is_told_of_until_the_next() -> None:
+    watch = watching(load=0.2)
+    assert not watch.is_startled
+    told = []
+    for sample in later(CAPACITY, 0.8, 6):
+        watch.observe(sample)
+        told.append(watch.is_startled)
+    assert any(told)
+    assert not told[-1]
+    assert not PathWatch([], None).is_startled
+
+
+def test_what_came_before_is_not_judged_with_what_comes_after() -> None:
+    # A part of a batch in another load: forgotten, the next batch is clean.
+    kept, skipped = watching(load=0.2), watching(load=0.2)
+    loaded = [one for one in later(CAPACITY, 0.9, 1) if isinstance(one, Gap)][: BATCH - 10]
+    for watch in (kept, skipped):
+        for sample in loaded:
+            watch.observe(sample)
+    skipped.skip()
+    quiet = [one for one in later(CAPACITY, 0.2, 4, start_s=5) if isinstance(one, Gap)]
+    for watch in (kept, skipped):
+        for sample in quiet[:BATCH]:
+            watch.observe(sample)
+    assert stated(kept.report().available_bps) != stated(skipped.report().available_bps)
+    assert stated(skipped.report().available_bps).value == pytest.approx(
+        0.8 * CAPACITY, abs=0.1 * CAPACITY
+    )
+    assert not skipped.is_startled
 
 
 def test_samples_are_not_kept_for_the_caller() -> None:

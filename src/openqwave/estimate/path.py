@@ -38,7 +38,7 @@ from openqwave.estimate.dispersion import (
     capacity,
     densest_half,
 )
-from openqwave.estimate.idle import IdleShare, idle_share
+from openqwave.estimate.idle import DRAIN_FACTOR, IdleShare, idle_share
 from openqwave.estimate.loss import loss_ppm
 from openqwave.estimate.rtt import jitter_back, jitter_there, quantile, round_trip
 from openqwave.estimate.samples import Gap, Sample, Train
@@ -184,11 +184,19 @@ def _idle_all_along(
     """The idle share of the whole time in which trains were sent.
 
     The small probes' rate changes once, with the first paced train, when the capacity is known: so
-    it is two shares, weighed by their time.
+    it is two shares, weighed by their time. Where there was no budget for paced trains, it changes
+    when the last train has left the link.
     """
     sent = [train.sent_ns[0] for train in trains]
     paced = [train.sent_ns[0] for train in trains if train.gap_ns]
-    cuts = [sent[0] if sent else 0, paced[0] if paced else math.inf, math.inf]
+    change_ns = math.inf
+    if paced:
+        change_ns = paced[0]
+    elif trains:
+        last = trains[-1]
+        link_ns = len(last.sent_ns) * last.packet_bytes * 8e9 / capacity_bps
+        change_ns = last.sent_ns[-1] + DRAIN_FACTOR * link_ns
+    cuts = [sent[0] if sent else 0, change_ns, math.inf]
     shares: list[tuple[IdleShare, int]] = []
     refusal = Inconclusive(Doubt.TOO_FEW, "no small probes")
     for since_ns, until_ns in pairwise(cuts):

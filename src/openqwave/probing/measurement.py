@@ -87,8 +87,8 @@ class Measurement(Bundle):
         order: Where flags go in their byte.
         base: What is added to `PAIR`, `GAP` and `ROUTE`, for an owner of several sessions.
         first_sequence: Number of the first small probe.
-        allowance: By the capacity that is believed, None while there is no belief: what all of
-            it may cost, in bytes of IP packets.
+        longest_packets: Of a train.
+        allowance: What all of it may cost, bytes of IP packets, by the capacity that is believed.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Measurement(Bundle):
         order: FlagOrder = FlagOrder.MSB_FIRST,
         base: int = 0,
         first_sequence: int = 1,
+        longest_packets: int = schedule.LONGEST,
         allowance: Callable[[float | None], float] | None = None,
     ) -> None:
         super().__init__(headers_bytes(wish.version))
@@ -127,7 +128,7 @@ class Measurement(Bundle):
         self._step_packets = 0
         self._steady = Series(0, 0)
         self._retries = 0
-        self._longest = wish.longest_packets
+        self._most_packets = self._longest = longest_packets
         # How many packets a token bucket let pass, if there is one.
         self._knee_packets = 0
         self._belief_bps: float | None = None
@@ -256,7 +257,7 @@ class Measurement(Bundle):
         series = schedule.ramp(self._step, self._belief_bps, self._step_packets, self._longest)
         if self._knee_packets:
             self._phase = Phase.STEADY
-            self._steady = schedule.beyond(self._knee_packets, self._wish.longest_packets)
+            self._steady = schedule.beyond(self._knee_packets, self._most_packets)
             self._go_on_steadily(now_ns)
         elif series is not None and series == schedule.affordable(series, self._left_bytes()):
             self._step += 1
@@ -299,13 +300,13 @@ class Measurement(Bundle):
         self._phase = Phase.LOAD
         self._phase_end_ns = self._end_ns() - SETTLE_NS - self._longest_rtt_ns
         window_ns = max(0, self._phase_end_ns - now_ns)
-        wish = self._wish
+        is_quick = self._wish.is_quick
         left = self._left_bytes()
         probes_bps = (1 - schedule.PACED_PART) * left * 8e9 / max(1, window_ns)
         probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes, probes_bps)
         self._gap.set_rate(probes, Spacing.POISSON, now_ns=now_ns)
         series = schedule.affordable(
-            schedule.paced(self._belief_bps, found, window_ns, wish.is_quick, wish.longest_packets),
+            schedule.paced(self._belief_bps, found, window_ns, is_quick, self._most_packets),
             schedule.PACED_PART * left,
         )
         # Too few say nothing: then small probes have to do.

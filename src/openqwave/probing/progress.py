@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from openqwave.model.estimates import Congestion, PathReport
-from openqwave.probing import schedule
 from openqwave.probing.session import Event
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class Wish:
         fast_duration_ns: And on faster ones, whose noise needs more trains.
         is_quick: Fewer trains, for a first idea.
         checks_priority: Whether 802.1p is tried; it has no meaning beyond the first router.
-        longest_packets: Of a train.
     """
 
     version: int = 4
@@ -46,7 +44,6 @@ class Wish:
     fast_duration_ns: int = 4_700_000_000
     is_quick: bool = False
     checks_priority: bool = True
-    longest_packets: int = schedule.LONGEST
 
 
 # The whole command takes less than a second, the interpreter's start included.
@@ -60,25 +57,14 @@ QUICK = Wish(
 TRACKED_QUICK_NS, TRACKED_FAST_NS = 750_000_000, 3_500_000_000
 
 
-def tracked(wish: Wish, burst_bytes: int) -> tuple[Wish, Wish]:
-    """The quick and the thorough measurement of a path that is tracked.
-
-    Args:
-        wish: What is wanted in the end.
-        burst_bytes: What one train may cost.
-    """
-    longest = max(schedule.SHORTEST, burst_bytes // schedule.PACKET_BYTES)
-    thorough = replace(
-        wish,
-        longest_packets=min(wish.longest_packets, longest),
-        fast_duration_ns=min(wish.fast_duration_ns, TRACKED_FAST_NS),
-    )
+def tracked(wish: Wish) -> tuple[Wish, Wish]:
+    """The quick and the thorough measurement of a path that is tracked, for what is wanted."""
+    thorough = replace(wish, fast_duration_ns=min(wish.fast_duration_ns, TRACKED_FAST_NS))
     quick = replace(
-        thorough,
+        QUICK,
+        version=wish.version,
         duration_ns=TRACKED_QUICK_NS,
         fast_duration_ns=TRACKED_QUICK_NS,
-        is_quick=True,
-        checks_priority=False,
     )
     return quick, thorough
 

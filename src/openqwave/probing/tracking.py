@@ -96,7 +96,9 @@ class Tracking(Bundle):
         order: FlagOrder = FlagOrder.MSB_FIRST,
     ) -> None:
         super().__init__(headers_bytes(wish.version))
-        self._quick_wish, self._wish = tracked(wish, budget.burst_bytes)
+        self._quick_wish, self._wish = tracked(wish)
+        longest = budget.burst_bytes // schedule.PACKET_BYTES
+        self._longest_packets = max(schedule.SHORTEST, min(schedule.LONGEST, longest))
         self._spending = Spending(budget)
         self._random = random
         self._order = order
@@ -286,6 +288,7 @@ class Tracking(Bundle):
             order=self._order,
             base=number * KEYS,
             first_sequence=number * SEQUENCES + 1,
+            longest_packets=self._longest_packets,
             allowance=self._allowance,
         )
         if self._watch is not None:
