@@ -24,6 +24,8 @@ from openqwave.model.flow import TrafficType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_NS_PER_S = 1_000_000_000
+
 # TC_PRIO_BULK, TC_PRIO_BESTEFFORT and TC_PRIO_INTERACTIVE of linux/pkt_sched.h: the
 # lowest, middle and highest band of the table above.
 QUEUE_BULK = 2
@@ -95,6 +97,34 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Experiments:
+    """How paths may be measured.
+
+    Attributes:
+        share_ppm: The part of a path's capacity that experiments take on average, of a million.
+        most_bps: And the most, whatever the capacity.
+        burst_bytes: The most that leaves at once.
+        allowed: Networks beyond the link whose hosts may be measured, in CIDR notation.
+        forbidden: Networks to which no rate is granted at all.
+        estimate_age_ns: What is older is as if unknown.
+        answer_ns: How long a call waits for experiments.
+        warm_ns: How long experiments go on after the last interest.
+    """
+
+    # The contract's figures (section 5).
+    share_ppm: int = 10_000
+    most_bps: int = 1_000_000
+    burst_bytes: int = 100_000
+    allowed: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    # Six reports of the slowest pace: one that does not come is no reason to know nothing.
+    estimate_age_ns: int = 30 * _NS_PER_S
+    answer_ns: int = 2 * _NS_PER_S
+    # Two minutes cover the restart of a program.
+    warm_ns: int = 120 * _NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Everything an administrator decides about flows."""
 
@@ -105,6 +135,7 @@ class Policy:
     # Configuration Operators".
     operators_group: str = "netdev"
     limits: Limits = Limits()
+    experiments: Experiments = Experiments()
 
     def dscp_of(self, traffic_type: TrafficType) -> int | None:
         """The code point of a traffic type, or None where packets stay untouched."""

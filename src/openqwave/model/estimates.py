@@ -1,7 +1,7 @@
 """What is known of a path.
 
-Unknowns are values: a path that has no measurement is `Unmeasurable` with the reason,
-and each part of `PathView` may be None. Bandwidths are bits per second with IP and
+Unknowns are values: a path that cannot be measured is `Unmeasurable` with the reason,
+and each of the `Fundamentals` may be None. Bandwidths are bits per second with IP and
 transport headers, so that they compare with rates; round-trip times are nanoseconds.
 """
 
@@ -114,14 +114,72 @@ class Fundamentals:
     rtt_ns: int | None = None
 
 
+class CongestionReason(enum.Enum):
+    """What a verdict of congestion rests on; the value is a sentence for people."""
+
+    DELAY = "a queue stands on the way"
+    PROBE_LOSS = "small probes are lost"
+    FLOW_LOSS = "the flow's own packets are lost"
+    FLOW_QUEUE = "the flow's own packets wait in queues"
+    ECN = "routers mark the flow's packets as having met congestion"
+
+
+@dataclass(frozen=True, slots=True)
+class Congestion:
+    """A verdict on a path.
+
+    Attributes:
+        is_congested: Whether queues stand or packets are lost; None while unknown.
+        reason: What it rests on; None unless congested.
+        detail: The figures behind it, as a sentence; may be empty.
+    """
+
+    is_congested: bool | None = None
+    reason: CongestionReason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCounters:
+    """What the kernel counted for one socket, since it was made, and how it fares now.
+
+    Attributes:
+        sent_bytes: Payload handed to the network, repetitions included; None where the kernel
+            does not count it (UDP).
+        delivered_packets: Segments that the peer has; 0 for UDP.
+        delivered_ce_packets: Those of them that a router had marked (ECN CE).
+        lost_packets: Segments sent again.
+        rtt_ns: Smoothed round-trip time; None where it is not known.
+        least_rtt_ns: The least one that the kernel remembers; None likewise.
+        waiting_bytes: What the application wrote and this host has not sent yet.
+    """
+
+    sent_bytes: int | None = None
+    delivered_packets: int = 0
+    delivered_ce_packets: int = 0
+    lost_packets: int = 0
+    rtt_ns: int | None = None
+    least_rtt_ns: int | None = None
+    waiting_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class PathView:
     """A measured path as the engine sees it now.
 
     Attributes:
         fundamentals: The estimates.
-        is_congested: Whether queues grow or packets are lost; None while unknown.
+        congestion: Whether queues stand or packets are lost.
+        available_low_bps: The available bandwidth is claimed to be at least this; None if unknown.
+        confidence: How often such claims are right, 0 to 1; 0 where nothing is claimed.
+        since_ns: Everything in it was measured after this monotonic time; None if that is not
+            known.
+        sent_bytes: What experiments on the path have sent since they began, IP headers included.
     """
 
     fundamentals: Fundamentals
-    is_congested: bool | None = None
+    congestion: Congestion = Congestion()
+    available_low_bps: int | None = None
+    confidence: float = 0.0
+    since_ns: int | None = None
+    sent_bytes: int = 0

@@ -69,11 +69,13 @@ class Contract:
         rate_bps: Bits per second with IP and transport headers; above 0.
         shaping: What happens to the excess.
         reason: Why the rate was asked for; kept for people, decides nothing.
+        is_self_paced: The program holds itself to the rate, and nothing else does.
     """
 
     rate_bps: int
     shaping: Shaping
     reason: RateReason = RateReason.NOT_APPLICABLE
+    is_self_paced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
