@@ -44,8 +44,9 @@ from openqwave.model.errors import (
     TimedOut,
     UnexpectedNetworkError,
 )
-from openqwave.model.estimates import Fundamentals
+from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping, TrafficType
+from openqwave.model.path import LinkType, PathFacts, PathStatus
 
 __all__ = [
     "AccessDenied",
@@ -54,6 +55,8 @@ __all__ = [
     "Backend",
     "BadNetworkName",
     "Busy",
+    "Congestion",
+    "CongestionReason",
     "ConnectionWasRefused",
     "DeviceError",
     "DisabledByPolicy",
@@ -66,6 +69,7 @@ __all__ = [
     "InsufficientBuffer",
     "InvalidHandle",
     "InvalidParameter",
+    "LinkType",
     "NetworkBusy",
     "NoData",
     "NoSystemResources",
@@ -76,6 +80,8 @@ __all__ = [
     "OperationPending",
     "Pacer",
     "PacketPriority",
+    "PathFacts",
+    "PathStatus",
     "Qos",
     "QosError",
     "RateReason",

@@ -140,6 +140,7 @@ from tests.conformance.world import (
     AVAILABLE_BPS,
     BLANK,
     HELD_BPS,
+    IMPATIENT,
     MEASURED,
     PORT,
     UNMEASURED,
@@ -771,6 +772,8 @@ def test_error_is_in_the_functions_list(row: Row) -> None:
     ],
 )
 def test_failing_call(row: Row) -> None:
-    policy = Policy() if row.limits is None else replace(Policy(), limits=row.limits)
+    policy = Policy(experiments=IMPATIENT)
+    if row.limits is not None:
+        policy = replace(policy, limits=row.limits)
     with open_world(policy) as w:
         assert check(row, w) == (FALSE, row.error, False), row.source

@@ -42,6 +42,7 @@ from tests.conformance.calls import (
 )
 from tests.conformance.contract import ADMINISTRATOR, DSCP_RIGHT, FACTS, NAMES, NO_ROUTE, ORDER
 from tests.conformance.world import (
+    IMPATIENT,
     MEASURED,
     SENTINEL,
     enter_empty_network,
@@ -67,7 +68,7 @@ def without_rights(row: Row, groups: list[int], operators: str) -> tuple[int, in
         os.setgroups(groups)
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-        with open_world(Policy(operators_group=operators)) as w:
+        with open_world(Policy(operators_group=operators, experiments=IMPATIENT)) as w:
             return check(row, w)
 
     result, error, has_changed = in_child(work)

@@ -24,11 +24,11 @@ from ctypes import byref
 from typing import Any, Final
 from unittest import mock
 
-from openqwave.admission.policy import Policy
+from openqwave.admission.policy import Experiments, Policy
 from openqwave.client.embedded import Embedded
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
-from openqwave.model.estimates import Fundamentals, PathView
+from openqwave.model.estimates import Congestion, Fundamentals, PathView
 from openqwave.qos2 import (
     AF_INET,
     AF_INET6,
@@ -63,6 +63,8 @@ from openqwave.qos2 import (
 )
 
 SENTINEL: Final = 0xDEADBEEF
+# The clock of a world stands still, so nothing there could be waited for.
+IMPATIENT: Final = Experiments(answer_ns=0)
 
 UNMEASURED = "127.0.0.3"
 MEASURED = "127.0.0.2"
@@ -130,6 +132,8 @@ class World:
         stack.callback(self.subsystem.close)
         self._stack = stack
         self._events: list[int] = []
+        # What looks for ways opens its descriptors at the first question, not within a row.
+        self.subsystem.find_path(host_of("192.0.2.1"))
         self.handle = self.new_handle()
         self.other = self.new_handle()
         self.closed = 0
@@ -216,7 +220,9 @@ class World:
     def see(self, host: str, available_bps: int | None, *, is_congested: bool | None) -> None:
         """Let the measurements say something of a path."""
         fundamentals = Fundamentals(CAPACITY_BPS, available_bps, 1_500_000)
-        self.subsystem.receive_path_view(host_of(host), PathView(fundamentals, is_congested))
+        self.subsystem.receive_path_view(
+            host_of(host), PathView(fundamentals, Congestion(is_congested))
+        )
 
     def pending(self, handle: int, flow_id: int, kind: int) -> OVERLAPPED:
         """A pending notification."""
@@ -261,7 +267,7 @@ class World:
 def open_world(policy: Policy | None = None) -> Iterator[World]:
     """A world, and its end."""
     with ExitStack() as stack:
-        yield World(stack, policy or Policy(), SleepyClock())
+        yield World(stack, policy or Policy(experiments=IMPATIENT), SleepyClock())
 
 
 def enter_empty_network() -> None:

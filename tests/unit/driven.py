@@ -14,7 +14,7 @@ from openqwave.enforcement.memory import Memory
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
-from openqwave.model.estimates import Fundamentals, PathView
+from openqwave.model.estimates import Congestion, Fundamentals, PathView
 from openqwave.model.flow import (
     NoticeKind,
     RateReason,
@@ -25,7 +25,19 @@ from openqwave.model.flow import (
 )
 from openqwave.model.sockets import SocketFacts
 from openqwave.subsystem import requests as rq
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan, Value
+from openqwave.subsystem.effects import (
+    Answer,
+    Applied,
+    Apply,
+    Effect,
+    Experiment,
+    MeasureAfresh,
+    SetEffort,
+    SocketPlan,
+    StartExperiments,
+    StopExperiments,
+    Value,
+)
 from openqwave.subsystem.engine import Engine
 
 ROOT = Credentials(0, has_net_admin=True, groups=frozenset({"root"}))
@@ -60,7 +72,8 @@ def view(
     rtt_ns: int | None = None,
     is_congested: bool | None = None,
 ) -> PathView:
-    return PathView(Fundamentals(bottleneck_bps, available_bps, rtt_ns), is_congested)
+    fundamentals = Fundamentals(bottleneck_bps, available_bps, rtt_ns)
+    return PathView(fundamentals, Congestion(is_congested))
 
 
 class Mechanism(Memory):
@@ -92,6 +105,7 @@ class Driven:
         self.now_ns = 10**12
         self.answers: dict[int, Value | Refusal] = {}
         self.asked = 0
+        self.experiments: list[Experiment] = []
 
     # -- inputs ---------------------------------------------------------------------
 
@@ -110,6 +124,8 @@ class Driven:
     def carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
+                case StartExperiments() | StopExperiments() | SetEffort() | MeasureAfresh():
+                    self.experiments.append(effect)
                 case Apply(plans):
                     self.carry_out(self.engine.receive_applied(self.mechanism.apply(plans)))
                 case Answer(request_id, result):
@@ -118,13 +134,21 @@ class Driven:
                     self.answers[request_id] = result
 
     def see(self, host: Endpoint, seen: PathView | None) -> None:
-        self.carry_out(self.engine.receive_path_view(host, seen))
+        self.carry_out(self.engine.receive_path_view(host, seen, now_ns=self.now_ns))
+
+    def wait(self, elapsed_ns: int) -> None:
+        """Let time pass, with every timer on the way."""
+        until_ns = self.now_ns + elapsed_ns
+        while (due_ns := self.engine.next_timer_ns()) is not None and due_ns <= until_ns:
+            self.now_ns = max(self.now_ns, due_ns)
+            self.carry_out(self.engine.handle_timer(now_ns=self.now_ns))
+        self.now_ns = until_ns
 
     def forget(self, *cookies: int) -> None:
-        self.carry_out(self.engine.receive_sockets_gone(cookies))
+        self.carry_out(self.engine.receive_sockets_gone(cookies, now_ns=self.now_ns))
 
     def interrupt(self) -> None:
-        self.carry_out(self.engine.receive_interruption())
+        self.carry_out(self.engine.receive_interruption(now_ns=self.now_ns))
 
     # -- answers --------------------------------------------------------------------
 

@@ -531,6 +531,10 @@ def test_waiting_until_it_is_so(
     flow.wait_uncongested()
     measured(view(is_congested=True, available_bps=5))
     flow.wait_congested()
+    # Of a congested path nothing is available, whatever the last numbers say.
+    with pytest.raises(qw.TimedOut):
+        flow.wait_available(5, timeout_s=0)
+    measured(view(is_congested=False, available_bps=5))
     flow.wait_available(5)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from openqwave.admission.policy import Limits, Policy
+from openqwave.admission.policy import Experiments, Limits, Policy
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import UNTOUCHED, NoticeKind
 from openqwave.subsystem import requests as rq
-from openqwave.subsystem.tracking import WARM_NS
 from tests.unit.driven import (
     NO_MECHANISM,
     OWNER,
@@ -194,7 +193,7 @@ def test_hosts_of_a_closed_handle_stay_warm(later_ns: int, is_warm: bool) -> Non
 
 
 def test_warm_time() -> None:
-    assert WARM_NS == 120 * 10**9
+    assert Experiments().warm_ns == 120 * 10**9
 
 
 def test_a_host_that_was_stopped_is_not_warm() -> None:

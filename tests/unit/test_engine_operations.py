@@ -265,8 +265,9 @@ def test_an_ending_that_is_undone_keeps_requests_waiting(how: str) -> None:
     refusal = driven.refusal(driven.handle, requests[how])
     assert refusal is NO_MECHANISM.code
     assert not set(waiting) & set(driven.answers)
-    driven.see(A, view(is_congested=True, available_bps=10**9))
+    driven.see(A, view(is_congested=True))
     assert driven.answers[waiting[0]] is None
+    driven.see(A, view(available_bps=10**9))
     assert driven.answers[waiting[2]] is None
     assert waiting[1] not in driven.answers
     # And once it really ends, the last one is aborted.
@@ -441,8 +442,10 @@ def test_a_rate_on_a_path_of_which_nothing_is_known_yet() -> None:
     # "Not enough known yet: a synchronous call waits for the running experiments up to a
     # limit [decision: 2 s] and then answers ERROR_RETRY"
     driven = Adaptive(UNKNOWN)
-    request = driven.ask(driven.handle, rate(driven.flow_id, 1_000_000))
-    driven.now_ns += 3 * 10**9
+    request = driven.waits(driven.handle, rate(driven.flow_id, 1_000_000))
+    driven.wait(2 * 10**9 - 1)
+    assert request not in driven.answers
+    driven.wait(1)
     assert driven.code_of(request) is ErrorCode.ERROR_RETRY
 
 

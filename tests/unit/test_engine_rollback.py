@@ -168,9 +168,9 @@ def test_nothing_comes_in_between(what: str) -> None:
     driven = open_change()
     inputs: dict[str, Callable[[], object]] = {
         "request": lambda: driven.engine.receive_request(2, 1, rq.CloseHandle(), now_ns=0),
-        "sockets gone": lambda: driven.engine.receive_sockets_gone([1]),
-        "path view": lambda: driven.engine.receive_path_view(A, view(is_congested=True)),
-        "interruption": driven.engine.receive_interruption,
+        "sockets gone": lambda: driven.engine.receive_sockets_gone([1], now_ns=1),
+        "path view": lambda: driven.engine.receive_path_view(A, view(is_congested=True), now_ns=1),
+        "interruption": lambda: driven.engine.receive_interruption(now_ns=1),
     }
     with pytest.raises(RuntimeError):
         inputs[what]()

@@ -11,7 +11,7 @@ import pytest
 
 from openqwave.client.embedded import process_subsystem
 from openqwave.model.endpoint import Endpoint
-from openqwave.model.estimates import Fundamentals, PathView
+from openqwave.model.estimates import Congestion, Fundamentals, PathView
 
 # What the programs below import. On Windows the first line would come from ctypes, the
 # second from ctypes.wintypes and the rest from the program's own declarations.
@@ -114,7 +114,7 @@ def test_adaptive_client_recovers_from_congestion() -> None:
 
     def measure(available_bps: int, *, is_congested: bool) -> None:
         fundamentals = Fundamentals(100_000_000, available_bps, 300_000)
-        subsystem.receive_path_view(host, PathView(fundamentals, is_congested))
+        subsystem.receive_path_view(host, PathView(fundamentals, Congestion(is_congested)))
 
     def set_rate(bits_per_second: int, reason: int) -> bool:
         rate = QOS_FLOWRATE_OUTGOING()

@@ -9,12 +9,13 @@ waiting task is cancelled, so is the operation.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client import sync
 from openqwave.client.embedded import Pending
 from openqwave.model.errors import Refusal, TimedOut
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.estimates import Fundamentals
     from openqwave.model.flow import PacketPriority
+    from openqwave.model.path import PathStatus
+
+_T = TypeVar("_T")
 
 
 def open(*, embedded: bool = False, service: bool = False) -> Opening:  # noqa: A001 - as sync.open
@@ -146,17 +150,32 @@ class Flow:
         *,
         shaping: Shaping = Shaping.SHAPE_AND_MARK,
         reason: RateReason = RateReason.NOT_APPLICABLE,
+        self_paced: bool = False,
     ) -> None:
-        """Ask for a rate."""
-        await asyncio.to_thread(self._flow.set_rate, rate_bps, shaping=shaping, reason=reason)
+        """Ask for a rate; cancelling the task that waits for experiments withdraws it."""
+        session = self._flow.session
+        if rate_bps is not None:
+            rate_bps = sync.whole(session, rate_bps, "a rate in bit/s")
+        excess = sync.member_of(session, Shaping, shaping)
+        why = sync.member_of(session, RateReason, reason)
+        answer = await asyncio.to_thread(
+            session.set_rate, self.id, rate_bps, excess, why, is_self_paced=self_paced
+        )
+        await self._finish(answer, None)
 
     async def set_dscp(self, dscp: int) -> None:
         """Mark with one exact code point."""
         self._flow.set_dscp(dscp)
 
-    async def fundamentals(self) -> Fundamentals:
-        """What is known of the path."""
-        return self._flow.fundamentals()
+    async def fundamentals(self, *, fresh: bool = False) -> Fundamentals:
+        """What is known of the path; `fresh` waits for what is measured after the call."""
+        session = self._flow.session
+        answer = session.query(self.id, Question.FUNDAMENTALS, is_fresh=fresh)
+        return cast("Fundamentals", await self._finish(answer, None))
+
+    async def path(self) -> PathStatus:
+        """Everything that is believed of the path."""
+        return self._flow.path()
 
     async def packet_priority(self) -> PacketPriority:
         """The marks that are really applied."""
@@ -197,11 +216,13 @@ class Flow:
         return self._flow.pacer(rate_bps)
 
     async def _wait(self, kind: NoticeKind, rate_bps: int | None, timeout_s: float | None) -> None:
+        await self._finish(self._flow.session.notify(self.id, kind, rate_bps), timeout_s)
+
+    async def _finish(self, answer: _T | Refusal | Pending, timeout_s: float | None) -> _T:
+        """The value of an answer, waited for; whoever stops waiting withdraws the request."""
         session: Session = self._flow.session
-        answer = session.notify(self.id, kind, rate_bps)
         if not isinstance(answer, Pending):
-            sync.value_of(answer)
-            return
+            return sync.value_of(answer)
         waiting = asyncio.wrap_future(answer.future)
         try:
             # Unlike asyncio.timeout, this is not confused by cancellations that the task has
@@ -213,7 +234,7 @@ class Flow:
         # A notice that comes in the moment of the timeout wins: then nothing is pending.
         if not waiting.done() and not isinstance(session.cancel(answer.request_id), Refusal):
             raise TimedOut(f"not so within {timeout_s} s")
-        sync.value_of(answer.future.result())
+        return cast("_T", sync.value_of(answer.future.result()))
 
     async def __aenter__(self) -> Self:
         return self

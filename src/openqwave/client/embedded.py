@@ -6,6 +6,9 @@ request in, kernel work done, answer out. Answers to *other* requests (a conditi
 true, an operation was aborted) are handed over after the lock is let go, so that nobody's
 callback can come back in.
 
+Paths are measured by a `surveying.Surveyor`, made with the first adaptive flow or tracked
+host; what it finds comes in as another input under the same lock.
+
 After a fork the child has a copy of everything, and none of it is its own: the sockets'
 options are shared with the parent, who looks after them. So handles belong to the
 process that opened them, and in any other they are invalid.
@@ -17,8 +20,9 @@ import atexit
 import contextlib
 import os
 import threading
+from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from openqwave.admission.policy import Policy
 from openqwave.client.forks import reset_in_children
@@ -28,19 +32,23 @@ from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.subsystem.effects import Answer, Applied, Effect, SocketPlan, Value
+from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan, Value
 from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from openqwave.client.surveying import Surveyor
     from openqwave.drivers.sockets import SocketLike
     from openqwave.enforcement.backend import Backend
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.estimates import PathView
+    from openqwave.subsystem.requests import Found
 
 Result: TypeAlias = "Value | Refusal"
+
+_T = TypeVar("_T")
 
 # A shorter sleep than this is no suspend that a connection would notice; real ones take
 # seconds.
@@ -49,6 +57,8 @@ _SHORTEST_SLEEP_NS = 100_000_000
 # Two clock readings can be torn apart by the scheduler; the largest difference of a few
 # is the true one (see `openqwave.drivers.clock`).
 _BASELINE_READINGS = 3
+
+_NS_PER_S = 1_000_000_000
 
 # The low bits that flow ids of one process count in; above them stands its pid, so that
 # the ids of two embedded subsystems are not by chance the same.
@@ -103,7 +113,9 @@ class Embedded:
         self._clock = clock or SystemClock()
         self.directory = SocketDirectory()
         self._backend = backend or SocketOptions(self.directory, Links())
-        self._engine = Engine(policy or Policy(), first_flow_id=self._pid << _FLOW_ID_BITS | 1)
+        self._policy = policy or Policy()
+        self._engine = Engine(self._policy, first_flow_id=self._pid << _FLOW_ID_BITS | 1)
+        self._surveyor: Surveyor | None = None
         self._pending: dict[int, Pending] = {}
         self._next_request_id = 1
         self._asleep_ns = max(self._clock.read()[1] for _ in range(_BASELINE_READINGS))
@@ -113,6 +125,10 @@ class Embedded:
         """Is this the process that made it, and not a fork of it?"""
         return self._forks == _forks
 
+    def is_open(self) -> bool:
+        """Has anybody a handle?"""
+        return self._open_handles > 0
+
     def open_handle(self) -> int | Refusal:
         """A new handle's id, or ERROR_NO_SYSTEM_RESOURCES."""
         if not self.belongs_here():
@@ -120,7 +136,7 @@ class Embedded:
         others: list[Answer] = []
         with self._lock:
             # A sleep before the handle was opened is none of its business.
-            self._notice_sleep(self._clock.read()[1], others)
+            self._notice_sleep(*self._clock.read(), others)
             handle_id = self._engine.open_handle(self._pid)
             if not isinstance(handle_id, Refusal):
                 if self._open_handles == 0:
@@ -150,7 +166,10 @@ class Embedded:
         with self._lock:
             now_ns, asleep_ns = self._clock.read()
             if asleep_ns > self._asleep_ns:
-                self._notice_sleep(asleep_ns, others)
+                self._notice_sleep(now_ns, asleep_ns, others)
+            due_ns = self._engine.next_timer_ns()
+            if due_ns is not None and due_ns <= now_ns:
+                self._carry_out(self._engine.handle_timer(now_ns=now_ns), others)
             if brought is None:
                 result = self._put(handle_id, request, now_ns, others)
             else:
@@ -158,6 +177,9 @@ class Embedded:
             waiting = self._waiting(others) if others else ()
         if waiting:
             _hand_over(waiting)
+        if isinstance(result, Pending) and self.until_timer_s() is not None:
+            # It may wait for a limited time only, to which the surveyor sees.
+            self._survey().wake()
         return result
 
     def refuse_handle(self, handle_id: int) -> Refusal | None:
@@ -166,16 +188,65 @@ class Embedded:
             return _WRONG_PROCESS
         others: list[Answer] = []
         with self._lock:
-            self._notice_sleep(self._clock.read()[1], others)
+            self._notice_sleep(*self._clock.read(), others)
             refusal = self._engine.refuse_handle(handle_id)
             waiting = self._waiting(others)
         _hand_over(waiting)
         return refusal
 
+    # -- paths ------------------------------------------------------------------------
+
+    def find_path(self, host: Endpoint, interface: int = 0) -> Found:
+        """How a host is reached, from the interface that a socket is bound to, if it is to one."""
+        return self._survey().find(host.host(), interface)
+
+    def _survey(self) -> Surveyor:
+        if self._surveyor is None:
+            # Its modules are many, and programs that only mark never need them.
+            from openqwave.client.surveying import Surveyor
+
+            self._surveyor = Surveyor(self, self._policy.experiments)
+        return self._surveyor
+
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
         """What is known of the path to a host, from whoever measures it."""
+        self.tell(lambda engine, now_ns: engine.receive_path_view(host, view, now_ns=now_ns))
+
+    def handle_timers(self) -> None:
+        """Let the engine do what is due."""
+
+        def handle(engine: Engine, now_ns: int) -> list[Effect]:
+            due_ns = engine.next_timer_ns()
+            if due_ns is None or due_ns > now_ns:
+                return []
+            return engine.handle_timer(now_ns=now_ns)
+
+        self.tell(handle)
+
+    def until_timer_s(self) -> float | None:
+        """How long until the engine has something to do by itself; None for ever."""
         with self._lock:
-            waiting = self._waiting(self._engine.receive_path_view(host, view))
+            due_ns = self._engine.next_timer_ns()
+            if due_ns is None:
+                return None
+            return max(0.0, (due_ns - self._clock.read()[0]) / _NS_PER_S)
+
+    def look(self, ask: Callable[[Engine], _T]) -> _T:
+        """Ask the engine something that changes nothing."""
+        with self._lock:
+            return ask(self._engine)
+
+    def tell(self, tell: Callable[[Engine, int], list[Effect]]) -> None:
+        """Give the engine an input that is no request, with the time of now."""
+        if not self.belongs_here():
+            return
+        answers: list[Answer] = []
+        with self._lock:
+            now_ns, asleep_ns = self._clock.read()
+            if asleep_ns > self._asleep_ns:
+                self._notice_sleep(now_ns, asleep_ns, answers)
+            self._carry_out(tell(self._engine, now_ns), answers)
+            waiting = self._waiting(answers)
         _hand_over(waiting)
 
     def close(self) -> None:
@@ -197,12 +268,13 @@ class Embedded:
         except BaseException:
             self._abandon()
             raise
-        # The answer to the request itself is the last, if there is one already.
-        if others and others[-1].request_id == request_id:
-            result = others.pop().result
-            if type(request) is CloseHandle and not isinstance(result, Refusal):
-                self._let_go()
-            return result
+        # The answer to the request itself is the last but for those that it brings to others.
+        for place in range(len(others) - 1, -1, -1):
+            if others[place].request_id == request_id:
+                result = others.pop(place).result
+                if type(request) is CloseHandle and not isinstance(result, Refusal):
+                    self._let_go()
+                return result
         pending = self._pending[request_id] = Pending(request_id)
         return pending
 
@@ -234,12 +306,14 @@ class Embedded:
         self._open_handles -= 1
         if self._open_handles == 0:
             atexit.unregister(self.close)
+            if self._surveyor is not None:
+                self._surveyor.rest()
 
-    def _notice_sleep(self, asleep_ns: int, others: list[Answer]) -> None:
+    def _notice_sleep(self, now_ns: int, asleep_ns: int, others: list[Answer]) -> None:
         """Learn how long the machine has slept; a sleep loses every handle."""
         if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
             try:
-                self._carry_out(self._engine.receive_interruption(), others)
+                self._carry_out(self._engine.receive_interruption(now_ns=now_ns), others)
             except BaseException:
                 # The sleep is not noted yet, so the next call finds it again.
                 self._abandon()
@@ -258,7 +332,8 @@ class Embedded:
             with contextlib.suppress(OSError):
                 if self.directory.is_gone(cookie):
                     gone.append(cookie)
-        others += self._engine.receive_sockets_gone(gone)
+        now_ns, _ = self._clock.read()
+        self._carry_out(self._engine.receive_sockets_gone(gone, now_ns=now_ns), others)
         self._backend.apply(tuple([SocketPlan(cookie, ()) for cookie in gone]))
         for cookie in gone:
             self.directory.forget(cookie)
@@ -270,17 +345,24 @@ class Embedded:
 
     def _carry_out(self, effects: list[Effect], answers: list[Answer]) -> None:
         """Do what the engine wants done; gather the answers."""
-        for effect in effects:
+        if len(effects) == 1 and isinstance(effects[0], Answer):
+            answers.append(effects[0])
+            return
+        wanted = deque(effects)
+        while wanted:
+            effect = wanted.popleft()
             if isinstance(effect, Answer):
                 answers.append(effect)
-                continue
-            plans = effect.plans
-            outcome = self._backend.apply(plans)
-            answers += self._engine.receive_applied(outcome)
-            if isinstance(outcome, Applied):
-                for plan in plans:
-                    if not plan.shares or plan.cookie in outcome.gone:
-                        self.directory.forget(plan.cookie)
+            elif isinstance(effect, Apply):
+                plans = effect.plans
+                outcome = self._backend.apply(plans)
+                wanted.extend(self._engine.receive_applied(outcome))
+                if isinstance(outcome, Applied):
+                    for plan in plans:
+                        if not plan.shares or plan.cookie in outcome.gone:
+                            self.directory.forget(plan.cookie)
+            else:
+                self._survey().carry_out(effect)
 
 
 def _hand_over(waiting: Iterable[tuple[Pending, Result]]) -> None:

@@ -12,24 +12,33 @@ which request, once, for all faces.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
+from openqwave.client.embedded import Pending
 from openqwave.drivers.credentials import own_credentials
 from openqwave.drivers.routes import refuse_route
+from openqwave.drivers.sockets import own_namespace
+from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
-from openqwave.model.estimates import Fundamentals
+from openqwave.model.estimates import Fundamentals, Unmeasurable
 from openqwave.model.flow import PacketPriority
+from openqwave.model.path import PathFacts, PathStatus
 from openqwave.subsystem import requests as rq
+from openqwave.subsystem.destinations import refuse_host
 
 if TYPE_CHECKING:
-    from openqwave.client.embedded import Embedded, Pending
+    from openqwave.client.embedded import Embedded
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+    from openqwave.model.sockets import SocketFacts
 
 
 # What the questions about a flow are answered with.
-FlowAnswer: TypeAlias = "Fundamentals | PacketPriority | int"
+FlowAnswer: TypeAlias = "Fundamentals | PacketPriority | PathStatus | int"
+
+
+_T = TypeVar("_T")
 
 
 class Session:
@@ -65,9 +74,32 @@ class Session:
             if facts.peer is None and isinstance(destination, Endpoint)
             else None
         )
-        request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, route)
+        path = self._path(facts, destination) if is_adaptive and route is None else None
+        request = rq.AddSocket(flow_id, facts, destination, traffic_type, is_adaptive, route, path)
         result = self._host.submit(self.handle_id, request, (facts.cookie, sock))
         return cast("int | Refusal", result)
+
+    def _path(self, facts: SocketFacts, destination: Endpoint | Refusal | None) -> rq.Found | None:
+        """The way that an adaptive flow's packets take."""
+        target = destination or facts.peer
+        # A handle that is closed looks for nothing, and opens nothing for it.
+        if (
+            self.refuse() is not None
+            or target is None
+            or isinstance(target, Refusal)
+            or target.is_unspecified
+        ):
+            return None
+        if facts.namespace not in (0, own_namespace()):
+            return Unmeasurable("the socket is in another network namespace than experiments")
+        found = self._host.find_path(target.unmapped(), facts.interface)
+        if facts.interface and isinstance(found, PathFacts):
+            usual = self._host.find_path(target.unmapped())
+            if not isinstance(usual, PathFacts) or usual.interface != found.interface:
+                return Unmeasurable(
+                    "the socket is bound to an interface that experiments do not use"
+                )
+        return found
 
     def remove_socket(self, flow_id: int, sock: SocketLike | None) -> Refusal | None:
         """Take a socket out of a flow; None takes them all and ends the flow."""
@@ -86,22 +118,37 @@ class Session:
         return cast("Refusal | None", result)
 
     def set_rate(
-        self, flow_id: int, rate_bps: int | None, shaping: Shaping, reason: RateReason
-    ) -> Refusal | None:
-        """Change the flow's contract."""
-        result = self._host.submit(self.handle_id, rq.SetRate(flow_id, rate_bps, shaping, reason))
-        return cast("Refusal | None", result)
+        self,
+        flow_id: int,
+        rate_bps: int | None,
+        shaping: Shaping,
+        reason: RateReason,
+        *,
+        is_overlapped: bool = False,
+        is_self_paced: bool = False,
+    ) -> Refusal | Pending | None:
+        """Change the flow's contract; pending while too little is known of the path."""
+        request = rq.SetRate(flow_id, rate_bps, shaping, reason, is_overlapped, is_self_paced)
+        result = self._host.submit(self.handle_id, request)
+        return cast("Refusal | Pending | None", result)
 
     def set_dscp(self, flow_id: int, dscp: int) -> Refusal | None:
         """Mark the flow with one exact code point."""
         result = self._host.submit(self.handle_id, rq.SetDscp(flow_id, dscp, own_credentials()))
         return cast("Refusal | None", result)
 
-    def query(self, flow_id: int, question: rq.Question) -> FlowAnswer | Refusal:
-        """Ask about a flow."""
-        request = rq.QueryFlow(flow_id, question, own_credentials())
+    def query(
+        self,
+        flow_id: int,
+        question: rq.Question,
+        *,
+        is_fresh: bool = False,
+        is_overlapped: bool = False,
+    ) -> FlowAnswer | Refusal | Pending:
+        """Ask about a flow; pending while what was asked for afresh is measured."""
+        request = rq.QueryFlow(flow_id, question, own_credentials(), is_fresh, is_overlapped)
         result = self._host.submit(self.handle_id, request)
-        return cast("FlowAnswer | Refusal", result)
+        return cast("FlowAnswer | Refusal | Pending", result)
 
     def notify(
         self, flow_id: int, kind: NoticeKind, rate_bps: int | None
@@ -110,10 +157,26 @@ class Session:
         result = self._host.submit(self.handle_id, rq.NotifyFlow(flow_id, kind, rate_bps))
         return cast("Refusal | Pending | None", result)
 
+    def finish(self, result: _T | Refusal | Pending) -> _T | Refusal:
+        """The result, waited for; a program that is interrupted leaves no request behind."""
+        if not isinstance(result, Pending):
+            return result
+        try:
+            return cast("_T | Refusal", result.future.result())
+        except BaseException:
+            self.cancel(result.request_id)
+            raise
+
     def start_tracking(self, host: Endpoint | Refusal) -> Refusal | None:
         """Take an interest in the path to a host."""
-        route = None if isinstance(host, Refusal) else refuse_route(host)
-        result = self._host.submit(self.handle_id, rq.StartTracking(host, route))
+        route: Refusal | None = None
+        path: rq.Found | None = None
+        if not isinstance(host, Refusal) and refuse_host(host) is None and self.refuse() is None:
+            path = self._host.find_path(host)
+            route = refuse_route(host)
+            if isinstance(path, Refusal) and path.code is ErrorCode.ERROR_HOST_UNREACHABLE:
+                route = route or path
+        result = self._host.submit(self.handle_id, rq.StartTracking(host, route, path))
         return cast("Refusal | None", result)
 
     def stop_tracking(self, host: Endpoint | Refusal) -> Refusal | None:

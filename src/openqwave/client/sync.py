@@ -31,7 +31,9 @@ from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
+    from openqwave.client.session import FlowAnswer
     from openqwave.drivers.sockets import SocketLike
+    from openqwave.model.path import PathStatus
 
 # What the subsystem says of a flow that is no more.
 _ENDED_ALREADY = frozenset(
@@ -251,6 +253,7 @@ class Flow:
         *,
         shaping: Shaping = Shaping.SHAPE_AND_MARK,
         reason: RateReason = RateReason.NOT_APPLICABLE,
+        self_paced: bool = False,
     ) -> None:
         """Ask for a rate; once granted, traffic is treated accordingly.
 
@@ -259,9 +262,19 @@ class Flow:
                 and with it marking; None asks for the policy's small default share.
             shaping: What happens to the excess.
             reason: Why it changes.
+            self_paced: The program holds itself to the rate, for instance with `pacer`: the rate
+                is admitted and the packets are marked, and nothing delays them. For UDP where
+                the kernel has no means to.
+
+        On a path of which too little is known yet the call waits for experiments, two seconds
+        by the default policy.
 
         Raises:
             NetworkBusy: The path cannot carry it; a contract in force stays.
+            RetryLater: Not enough was found out of the path in time.
+            HostUnreachable: The host is gone.
+            UnexpectedNetworkError: The experiments broke off.
+            DisabledByPolicy: No rate is granted there.
             NotSupported: The excess cannot be treated so here.
             FlowNotFound: The flow has ended.
             InvalidParameter: The rate is out of range.
@@ -270,7 +283,8 @@ class Flow:
             rate_bps = whole(self.session, rate_bps, "a rate in bit/s")
         excess = member_of(self.session, Shaping, shaping)
         why = member_of(self.session, RateReason, reason)
-        value_of(self.session.set_rate(self.id, rate_bps, excess, why))
+        answer = self.session.set_rate(self.id, rate_bps, excess, why, is_self_paced=self_paced)
+        value_of(self.session.finish(answer))
 
     def set_dscp(self, dscp: int) -> None:
         """Mark with one exact code point.
@@ -286,15 +300,32 @@ class Flow:
         """
         value_of(self.session.set_dscp(self.id, whole(self.session, dscp, "a DSCP")))
 
-    def fundamentals(self) -> Fundamentals:
+    def fundamentals(self, *, fresh: bool = False) -> Fundamentals:
         """What is known of the path: capacity, available bandwidth, round-trip time.
+
+        What is said to be available is free beyond what flows hold, this one included; a rate
+        up to it and what this flow holds is granted if it is asked for at once.
+
+        Args:
+            fresh: Wait for numbers that are measured after the call.
 
         Raises:
             NotSupported: The path cannot be measured.
             NoData: Nothing is known yet.
+            RetryLater: Nothing can be said yet, or nothing fresh was to be had in time.
+            TimedOut: The experiments have not found out anything.
             FlowNotFound: The flow has ended.
         """
-        return cast("Fundamentals", value_of(self.session.query(self.id, Question.FUNDAMENTALS)))
+        return cast("Fundamentals", self._ask(Question.FUNDAMENTALS, is_fresh=fresh))
+
+    def path(self) -> PathStatus:
+        """Everything that is believed of the path, with its age and its doubts.
+
+        Raises:
+            NotSupported: The flow is not adaptive.
+            FlowNotFound: The flow has ended.
+        """
+        return cast("PathStatus", self._ask(Question.PATH))
 
     def packet_priority(self) -> PacketPriority:
         """The marks that are really applied.
@@ -302,8 +333,7 @@ class Flow:
         Raises:
             FlowNotFound: The flow has ended.
         """
-        result = self.session.query(self.id, Question.PACKET_PRIORITY)
-        return cast("PacketPriority", value_of(result))
+        return cast("PacketPriority", self._ask(Question.PACKET_PRIORITY))
 
     def rate_bps(self) -> int:
         """The contract's rate.
@@ -312,7 +342,7 @@ class Flow:
             NoData: No rate is set.
             FlowNotFound: The flow has ended.
         """
-        return cast("int", value_of(self.session.query(self.id, Question.OUTGOING_RATE)))
+        return cast("int", self._ask(Question.OUTGOING_RATE))
 
     def wait_congested(self, timeout_s: float | None = None) -> None:
         """Wait until the path is congested; see `wait_available`."""
@@ -350,6 +380,11 @@ class Flow:
             NoData: No rate is given and none is set.
         """
         return Pacer(self.rate_bps() if rate_bps is None else rate_bps)
+
+    def _ask(self, question: Question, *, is_fresh: bool = False) -> FlowAnswer:
+        session = self.session
+        asked = session.query(self.id, question, is_fresh=is_fresh)
+        return cast("FlowAnswer", value_of(session.finish(asked)))
 
     def _wait(self, kind: NoticeKind, rate_bps: int | None, timeout_s: float | None) -> None:
         answer = self.session.notify(self.id, kind, rate_bps)

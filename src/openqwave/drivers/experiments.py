@@ -241,12 +241,15 @@ class ExperimentHost:
         self._is_told |= kind is not None
         self.close()
 
-    def run(self, session: Session, peer: str | Endpoint) -> Running:
+    def run(
+        self, session: Session, peer: str | Endpoint, mailbox: Mailbox | None = None
+    ) -> Running:
         """Run a session towards a sink. It is over when it waits for nothing any more.
 
         Args:
             session: Not started yet, and left to the host from now on.
             peer: The sink's address, see `parse_peer`; the port is the protocol's.
+            mailbox: Where its events go; one to read them from when None.
 
         Returns:
             The way to its events, and to end it.
@@ -260,7 +263,7 @@ class ExperimentHost:
             QosError: The session refused to start, or the host is closed, or broke.
         """
         where = (peer if isinstance(peer, Endpoint) else parse_peer(peer)).unmapped()
-        mailbox = Mailbox()
+        mailbox = mailbox or Mailbox()
         driver = self.call(lambda loop: loop.begin_session(session, where, mailbox))
         return Running(self, driver, mailbox)
 

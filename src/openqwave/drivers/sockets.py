@@ -102,6 +102,12 @@ def namespace_of(sock: socket.socket) -> int:
     return int.from_bytes(cookie, sys.byteorder)
 
 
+def own_namespace() -> int:
+    """The same name of the calling thread's network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return namespace_of(sock)
+
+
 def _peer_of(sock: socket.socket, version: int) -> Endpoint | None:
     try:
         name = sock.getpeername()

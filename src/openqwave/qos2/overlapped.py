@@ -169,7 +169,7 @@ def answer(
         if operation is not None:
             operation.begin(result)
             return fail(ErrorCode.ERROR_IO_PENDING)
-        result = _outcome(opened, result)
+        result = opened.session.finish(result)
     if isinstance(result, Refusal):
         if operation is not None:
             operation.let_go()
@@ -179,15 +179,6 @@ def answer(
     else:
         operation.complete(result)
     return TRUE
-
-
-def _outcome(opened: OpenHandle, pending: Pending) -> Value | Refusal:
-    """Wait for a result; a program that is interrupted leaves no request behind."""
-    try:
-        return pending.future.result()
-    except BaseException:
-        opened.session.cancel(pending.request_id)
-        raise
 
 
 def pending_request(Overlapped: object) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
-from openqwave.client.embedded import Pending
 from openqwave.model.codes import QOS_QUERYFLOW_FRESH, ErrorCode
-from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals
 from openqwave.model.flow import PacketPriority
 from openqwave.qos2.abi import QOS_FLOW_FUNDAMENTALS, QOS_PACKET_PRIORITY, UINT64
@@ -69,10 +67,6 @@ _OPERATIONS: dict[int, tuple[Question, int, Callable[[Any], Any]]] = {
     QOSQueryOutgoingRate.value: (Question.OUTGOING_RATE, ctypes.sizeof(UINT64), UINT64),
 }
 
-_NOT_FRESH = Refusal(
-    ErrorCode.ERROR_RETRY, "nothing was measured after the call; ask again without FRESH"
-)
-
 
 def QOSQueryFlow(
     QOSHandle: object,
@@ -92,8 +86,7 @@ def QOSQueryFlow(
         Size: A ULONG: the bytes of the buffer; receives the bytes written or needed.
         Buffer: Receives QOS_FLOW_FUNDAMENTALS, QOS_PACKET_PRIORITY or UINT64.
         Flags: 0, or QOS_QUERYFLOW_FRESH with fundamentals: only what was measured after
-            the call counts. Nothing is measured within a call here, so what is known
-            answers ERROR_RETRY.
+            the call counts, and is waited for.
         Overlapped: An OVERLAPPED, or None to wait.
 
     Returns:
@@ -127,9 +120,9 @@ def QOSQueryFlow(
         operation = operation_for(Overlapped, deliver, (Size, Buffer))
     except BadArgument as bad:
         return refuse(opened, bad.code)
-    result = opened.session.query(flow_id, question)
-    if is_fresh and not isinstance(result, (Refusal, Pending)):
-        result = _NOT_FRESH
+    result = opened.session.query(
+        flow_id, question, is_fresh=is_fresh, is_overlapped=operation is not None
+    )
     return answer(opened, operation, result, deliver)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from openqwave.model.codes import QOS_OUTGOING_DEFAULT_MINIMUM_BANDWIDTH, TRUE, ErrorCode
@@ -23,6 +22,7 @@ from openqwave.qos2.membership import traffic_type_of
 from openqwave.qos2.overlapped import answer, operation_for
 
 if TYPE_CHECKING:
+    from openqwave.client.embedded import Pending
     from openqwave.client.session import Session
     from openqwave.model.errors import Refusal
 
@@ -32,7 +32,8 @@ _RATE_BYTES = ctypes.sizeof(QOS_FLOWRATE_OUTGOING)
 _SHAPINGS = {int(member): member for member in Shaping}
 _REASONS = {int(member): member for member in RateReason}
 
-_Change: TypeAlias = "Callable[[], Refusal | None]"
+# Called with whether the program is told later, where it cannot be told at once.
+_Change: TypeAlias = "Callable[[bool], Refusal | Pending | None]"
 
 
 def _number(Buffer: object) -> int:
@@ -42,7 +43,8 @@ def _number(Buffer: object) -> int:
 
 
 def _type_change(session: Session, flow_id: int, Buffer: object) -> _Change:
-    return partial(session.set_traffic_type, flow_id, traffic_type_of(_number(Buffer)))
+    traffic_type = traffic_type_of(_number(Buffer))
+    return lambda _: session.set_traffic_type(flow_id, traffic_type)
 
 
 def _rate_change(session: Session, flow_id: int, Buffer: object) -> _Change:
@@ -51,13 +53,15 @@ def _rate_change(session: Session, flow_id: int, Buffer: object) -> _Change:
     if shaping is None or reason is None:
         raise BadArgument
     is_default = rate.Bandwidth == QOS_OUTGOING_DEFAULT_MINIMUM_BANDWIDTH
-    return partial(
-        session.set_rate, flow_id, None if is_default else rate.Bandwidth, shaping, reason
+    rate_bps = None if is_default else rate.Bandwidth
+    return lambda is_overlapped: session.set_rate(
+        flow_id, rate_bps, shaping, reason, is_overlapped=is_overlapped
     )
 
 
 def _dscp_change(session: Session, flow_id: int, Buffer: object) -> _Change:
-    return partial(session.set_dscp, flow_id, _number(Buffer))
+    dscp = _number(Buffer)
+    return lambda _: session.set_dscp(flow_id, dscp)
 
 
 # The operations, by their numbers: the size of their data, and what reads it.
@@ -108,7 +112,7 @@ def QOSSetFlow(
         operation = operation_for(Overlapped, kept=Buffer)
     except BadArgument as bad:
         return refuse(opened, bad.code)
-    result = change()
+    result = change(operation is not None)
     return TRUE if operation is None and result is None else answer(opened, operation, result)
 
 

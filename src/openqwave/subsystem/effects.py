@@ -1,4 +1,4 @@
-"""What the engine wants done: kernel state applied, requests answered.
+"""What the engine wants done: kernel state applied, requests answered, paths measured.
 
 `Apply` carries desired state, not commands: for each socket it touches, *all* flows that
 the socket is in and how each is to be treated. Applying the same plan twice changes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from openqwave.model.errors import Refusal
     from openqwave.model.estimates import Fundamentals
     from openqwave.model.flow import PacketPriority, Treatment
+    from openqwave.model.path import PathFacts, PathStatus
 
 
 @value
@@ -56,7 +57,7 @@ class Apply:
     plans: tuple[SocketPlan, ...]
 
 
-Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | None"
+Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | PathStatus | None"
 
 
 @value
@@ -74,4 +75,34 @@ class Applied:
     gone: frozenset[int] = frozenset()
 
 
-Effect: TypeAlias = Apply | Answer
+@value
+class StartExperiments:
+    """Begin to measure a path; tell by `Engine.receive_path_view`, `receive_experiments_ended`."""
+
+    facts: PathFacts
+
+
+@value
+class StopExperiments:
+    """End it; nothing is to be told of that any more."""
+
+    host: Endpoint
+
+
+@value
+class SetEffort:
+    """How much is wanted of a path's experiments: quick news, or little traffic."""
+
+    host: Endpoint
+    is_alert: bool
+
+
+@value
+class MeasureAfresh:
+    """Somebody waits for numbers that are measured from now on."""
+
+    host: Endpoint
+
+
+Experiment: TypeAlias = StartExperiments | StopExperiments | SetEffort | MeasureAfresh
+Effect: TypeAlias = Apply | Answer | Experiment

@@ -1,15 +1,19 @@
 """The engine: one input and the time in, a list of effects out.
 
-The engine is driven by five things: a request, the outcome of an `Apply`, sockets that
-turned out to be gone, a new view of a path, an interruption (the machine slept). It
-reads no clock, opens nothing and calls nobody; the same engine sits inside the library
-and inside the service.
+The engine is driven by what clients ask, by the outcome of an `Apply`, by sockets that
+turned out to be gone, by what experiments and routes tell of paths, by what the kernel
+counted for flows, by time, and by an interruption (the machine slept). It reads no clock,
+opens nothing and calls nobody; the same engine sits inside the library and inside the
+service.
 
 A request that needs the kernel takes two steps. The first changes the registry, and
 answers `Apply` with the desired state; the second, `receive_applied`, either keeps the
 change and answers, or undoes it and answers why. Between the two the engine accepts
 nothing else, because the kernel work is a handful of system calls that the driver does
-at once; asking in between is the driver's mistake and raises RuntimeError.
+at once; asking in between is the driver's mistake and raises RuntimeError. An `Apply` is
+the last of the effects that it comes with; others may follow its outcome, among them
+another `Apply`: one input can decide several requests that waited for it, one after the
+other, so that no two of them are granted the same bandwidth.
 
 Checks go in the order of the contract: handle, flow id, rights, state. What the caller's
 edge found wrong with a socket, an address or a route is reported in its turn.
@@ -17,27 +21,45 @@ edge found wrong with a socket, an address or a route is reported in its turn.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from openqwave.admission.ledger import Ledger
 from openqwave.admission.rights import refuse_enumeration, refuse_exact_dscp
 from openqwave.model.codes import DSCP_MAX, ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.model.flow import Contract, PacketPriority
+from openqwave.model.flow import Contract, NoticeKind, PacketPriority, Shaping
 from openqwave.model.value import value
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.destinations import captured_destination
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan, Value
+from openqwave.subsystem.effects import (
+    Answer,
+    Applied,
+    Apply,
+    Effect,
+    Experiment,
+    SocketPlan,
+    Value,
+)
 from openqwave.subsystem.flows import Flow, Marking, Settings, plain_settings
-from openqwave.subsystem.notices import Notices
+from openqwave.subsystem.notices import ABORTED, RETRY, Notices, unmeasurable
+from openqwave.subsystem.path import Path
+from openqwave.subsystem.paths import Paths
+from openqwave.subsystem.pending import WANT_OF, Pending, PendingRequests, Want
 from openqwave.subsystem.registry import Handle, Registry
+from openqwave.subsystem.timers import Timers
 from openqwave.subsystem.tracking import Tracking
+from openqwave.subsystem.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
-    from openqwave.model.estimates import PathView
+    from openqwave.model.estimates import Congestion, FlowCounters, PathView, Unmeasurable
+    from openqwave.model.path import PathFacts
+    from openqwave.subsystem.requests import Found
+    from openqwave.subsystem.usage import LinkLoad
 
 # Rates travel as 64-bit unsigned numbers.
 _MAX_RATE_BPS = (1 << 64) - 1
@@ -55,6 +77,13 @@ class _Change:
     value: Value
     flow_id: int = 0
     is_final: bool = False
+
+
+@value
+class _Deadline:
+    """A timer: a request has waited for as long as it may."""
+
+    request_id: int
 
 
 @value
@@ -88,13 +117,25 @@ class Engine:
         """
         self._policy = policy
         self._registry = Registry(policy, first_flow_id)
-        self._notices = Notices(self._registry)
-        self._tracking = Tracking(self._notices, policy.limits)
+        self._ledger = Ledger()
+        self._timers = Timers()
+        self._pending = PendingRequests()
+        self._paths = Paths(
+            self._registry, self._pending, self._ledger, self._timers, policy.experiments
+        )
+        self._notices = Notices(self._paths, self._ledger)
+        self._tracking = Tracking(self._notices, self._paths, policy)
+        self._usage = Usage(self._registry, self._paths, self._ledger)
+        self._now_ns = 0
         self._open_change: tuple[int | None, _Change] | None = None
-        # Answers to other requests than the one at hand, and flows whose waiting requests
-        # become such answers once the change that ends them is kept.
-        self._answers: list[Answer] = []
+        # Answers to other requests than the one at hand, experiments that are to be begun or
+        # ended, and flows whose waiting requests become answers once the change that ends them
+        # is kept.
+        self._effects: list[Answer | Experiment] = []
         self._ending: list[Flow] = []
+        # Requests that waited and may be answered now; each has its turn when all before it is
+        # settled.
+        self._turns: deque[Pending] = deque()
 
     # -- inputs ---------------------------------------------------------------------
 
@@ -128,13 +169,13 @@ class Engine:
         Returns:
             Effects to carry out in order.
         """
-        self._require_settled()
+        self._take_in(now_ns)
         handle = self._registry.handles.get(handle_id)
         if handle is None or handle.is_lost:
             if handle is not None and type(request) is rq.CloseHandle:
-                return self._begin(request_id, self._close(handle, now_ns))
+                return self._begin(request_id, self._close(handle))
             return self._begin(request_id, self.refuse_handle(handle_id))
-        return self._begin(request_id, self._handle(request_id, handle, request, now_ns))
+        return self._begin(request_id, self._handle(request_id, handle, request))
 
     def refuse_handle(self, handle_id: int) -> Refusal | None:
         """Is the handle fit for use? None means yes."""
@@ -148,8 +189,8 @@ class Engine:
             )
         return None
 
-    def receive_applied(self, outcome: Applied | Refusal) -> list[Answer]:
-        """How the kernel took the plan of the last `Apply`; brings answers and nothing else."""
+    def receive_applied(self, outcome: Applied | Refusal) -> list[Effect]:
+        """How the kernel took the plan of the last `Apply`; brings answers, and what follows."""
         if self._open_change is None:
             raise RuntimeError("an outcome came without a plan")
         request_id, change = self._open_change
@@ -172,27 +213,109 @@ class Engine:
         cookies = () if opened is None else opened[1].cookies
         return tuple([self._registry.plan(cookie) for cookie in dict.fromkeys(cookies)])
 
-    def receive_sockets_gone(self, cookies: Iterable[int]) -> list[Answer]:
+    def receive_sockets_gone(self, cookies: Iterable[int], *, now_ns: int) -> list[Effect]:
         """Sockets that the application closed; flows that held only them end."""
-        self._require_settled()
+        self._take_in(now_ns)
         for cookie in cookies:
             self._forget_socket(cookie)
-        return self._flush()
+        return self._go_on()
 
-    def receive_path_view(self, host: Endpoint, view: PathView | None) -> list[Answer]:
+    def receive_path(self, host: Endpoint, found: Found, *, now_ns: int) -> list[Effect]:
+        """How a host that somebody is interested in is reached now, or why it is not."""
+        self._take_in(now_ns)
+        path = self._paths.find(host)
+        if path is None:
+            return []
+        self._effects += self._paths.locate(host, found)
+        self._give_turns(path)
+        return self._go_on()
+
+    def receive_path_view(
+        self, host: Endpoint, view: PathView | None, *, now_ns: int
+    ) -> list[Effect]:
         """What is known of the path to a host now; None when it can no longer be measured."""
-        self._require_settled()
-        return [*self._notices.receive_view(host, view)]
+        self._take_in(now_ns)
+        self._give_turns(self._paths.see(host, view, now_ns=now_ns))
+        return self._go_on()
 
-    def receive_interruption(self) -> list[Effect]:
+    def receive_congestion(
+        self, host: Endpoint, congestion: Congestion, *, now_ns: int
+    ) -> list[Effect]:
+        """What the experiments on a path say of its queues, between two views."""
+        self._take_in(now_ns)
+        self._give_turns(self._paths.tell(host, congestion, now_ns=now_ns))
+        return self._go_on()
+
+    def receive_experiments_ended(
+        self, host: Endpoint, why: Unmeasurable | Refusal, *, now_ns: int
+    ) -> list[Effect]:
+        """The experiments on a path ended by themselves."""
+        self._take_in(now_ns)
+        self._give_turns(self._paths.end_experiments(host, why, now_ns=now_ns))
+        return self._go_on()
+
+    def receive_counters(
+        self,
+        counters: Mapping[int, FlowCounters],
+        loads: Mapping[int, LinkLoad],
+        *,
+        now_ns: int,
+    ) -> list[Effect]:
+        """What the kernel counted.
+
+        Args:
+            counters: By the cookie of a socket.
+            loads: What leaves each interface, by its index.
+            now_ns: When.
+        """
+        self._take_in(now_ns)
+        for path in self._usage.take(counters, loads, now_ns=now_ns):
+            self._give_turns(path)
+        return self._go_on()
+
+    def receive_interruption(self, *, now_ns: int) -> list[Effect]:
         """The machine slept: every handle is lost, every flow ends."""
-        self._require_settled()
+        self._take_in(now_ns)
         cookies: list[int] = []
         for handle in self._registry.handles.values():
             handle.is_lost = True
+            handle.tracked.clear()
             for flow in tuple(handle.flows.values()):
                 cookies += self._end(flow)
+        self._effects += self._paths.interrupt()
         return self._begin(None, _Change(tuple(cookies), None, is_final=True))
+
+    def next_timer_ns(self) -> int | None:
+        """When `handle_timer` is due; None for never."""
+        return self._timers.next_ns()
+
+    def handle_timer(self, *, now_ns: int) -> list[Effect]:
+        """The time has come for something, or passed."""
+        self._take_in(now_ns)
+        for reason in self._timers.take_due(now_ns):
+            if isinstance(reason, _Deadline):
+                pending = self._pending.find(reason.request_id)
+                if pending is not None:
+                    self._complete(pending, self._too_late(pending))
+                continue
+            experiments, path = self._paths.handle_timer(reason)
+            self._effects += experiments
+            self._give_turns(path)
+        return self._go_on()
+
+    # -- what a driver asks -----------------------------------------------------------
+
+    def watched_sockets(self) -> tuple[int, ...]:
+        """The cookies of sockets whose counters are wanted: those in flows on measured paths."""
+        return self._usage.sockets()
+
+    def tracked_hosts(self) -> tuple[Endpoint, ...]:
+        """The hosts whose paths are known of, measured or not."""
+        return tuple([path.host for path in self._paths.all()])
+
+    def tracked_paths(self) -> tuple[PathFacts, ...]:
+        """The ways to those that are, or could be, measured."""
+        return tuple([path.facts for path in self._paths.all() if path.facts is not None])
 
     def sockets(self) -> tuple[int, ...]:
         """The cookies of all sockets in flows, for a driver that looks after the closed."""
@@ -206,9 +329,11 @@ class Engine:
         """All open handles, for a driver that ends."""
         return tuple(self._registry.handles)
 
-    def _require_settled(self) -> None:
+    def _take_in(self, now_ns: int) -> None:
+        """Begin with an input."""
         if self._open_change is not None:
             raise RuntimeError("an input came before the last plan's outcome")
+        self._now_ns = now_ns
 
     # -- the two steps of a change --------------------------------------------------
 
@@ -216,7 +341,7 @@ class Engine:
         """From a handler's outcome to effects."""
         if isinstance(outcome, _Change):
             if not outcome.cookies:
-                return [*self._settle(request_id, outcome, frozenset())]
+                return self._settle(request_id, outcome, frozenset())
             self._open_change = (request_id, outcome)
             plan, cookies = self._registry.plan, outcome.cookies
             if len(cookies) == 1:
@@ -224,53 +349,68 @@ class Engine:
             # A socket can be in several flows that end together.
             return [Apply(tuple([plan(cookie) for cookie in dict.fromkeys(cookies)]))]
         if isinstance(outcome, _Waiting):
-            return [*self._flush()]
-        return [*self._answer(request_id, outcome)]
+            return self._go_on()
+        return self._answer(request_id, outcome)
 
-    def _answer(self, request_id: int | None, result: Value | Refusal) -> list[Answer]:
+    def _answer(self, request_id: int | None, result: Value | Refusal) -> list[Effect]:
         """The end of a request that changed nothing, or whose change is undone."""
         if isinstance(result, Refusal):
             self._registry.roll_back()
             self._ending.clear()
-        answers = self._flush()
         if request_id is not None:
-            answers.append(Answer(request_id, result))
-        return answers
+            self._effects.append(Answer(request_id, result))
+        return self._go_on()
 
     def _settle(
         self, request_id: int | None, change: _Change, gone: frozenset[int]
-    ) -> list[Answer]:
+    ) -> list[Effect]:
         """Keep a change, drop sockets that turned out to be gone, answer."""
         for cookie in gone:
             self._forget_socket(cookie)
-        answers = self._flush()
         if request_id is not None:
+            result: Value | Refusal = change.value
             if change.flow_id and change.flow_id not in self._registry.flows:
-                refusal = _no(
+                result = _no(
                     ErrorCode.ERROR_NOT_FOUND,
                     f"flow {change.flow_id} ended: the application closed its last socket",
                 )
-                answers.append(Answer(request_id, refusal))
-            else:
-                answers.append(Answer(request_id, change.value))
-        return answers
+            self._effects.append(Answer(request_id, result))
+        return self._go_on()
 
-    def _flush(self) -> list[Answer]:
-        """Keep what was changed and hand out the answers that gathered."""
-        self._registry.journal.clear()
+    def _go_on(self) -> list[Effect]:
+        """Keep what was changed, answer, and give those who waited their turns."""
+        registry, effects = self._registry, self._effects
+        registry.journal.clear()
         if self._ending:
             for flow in self._ending:
-                self._answers += self._notices.abort(flow)
+                self._paths.forget_flow(flow)
+                for pending in self._pending.of_flow(flow):
+                    self._complete(pending, ABORTED)
             self._ending.clear()
-        answers = self._answers
-        if answers:
-            self._answers = []
-            return answers
+        while self._turns:
+            pending = self._turns.popleft()
+            if self._pending.find(pending.request_id) is not pending:
+                continue
+            outcome = self._resolve(pending)
+            if isinstance(outcome, _Waiting):
+                continue
+            if isinstance(outcome, _Change):
+                self._forget(pending)
+                self._effects = []
+                return [*effects, *self._begin(pending.request_id, outcome)]
+            self._complete(pending, outcome)
+        if registry.touched:
+            effects += self._paths.follow(self._now_ns)
+        if effects:
+            self._effects = []
+            return [*effects]
         return []
 
     def _end(self, flow: Flow) -> tuple[int, ...]:
         """End a flow; its waiting requests will be answered as aborted."""
         self._ending.append(flow)
+        if flow.is_adaptive:
+            self._registry.journal.append(self._ledger.release(flow.flow_id))
         return self._registry.end_flow(flow)
 
     def _forget_socket(self, cookie: int) -> None:
@@ -279,11 +419,59 @@ class Engine:
             if not flow.sockets:
                 self._end(flow)
 
+    # -- requests that wait -----------------------------------------------------------
+
+    def _give_turns(self, path: Path | None) -> None:
+        """Look at what waits on a path again."""
+        if path is not None:
+            self._turns.extend(self._pending.of_host(path.host))
+
+    def _wait(self, pending: Pending, *, limit_ns: int | None = None) -> _Waiting:
+        self._pending.add(pending)
+        self._registry.touched.add(pending.flow.path_host())
+        if limit_ns is not None:
+            self._timers.set(_Deadline(pending.request_id), self._now_ns + limit_ns)
+        return _WAITING
+
+    def _forget(self, pending: Pending) -> None:
+        self._pending.take(pending)
+        self._timers.set(_Deadline(pending.request_id), None)
+        self._registry.touched.add(pending.flow.path_host())
+
+    def _complete(self, pending: Pending, result: Value | Refusal) -> None:
+        self._forget(pending)
+        self._effects.append(Answer(pending.request_id, result))
+
+    def _too_late(self, pending: Pending) -> Refusal:
+        """Why a request that has waited for as long as it may is refused."""
+        path = self._paths.of_flow(pending.flow)
+        if pending.want is Want.FRESH and path.view is None:
+            return _no(ErrorCode.ERROR_TIMEOUT, "the experiments have not found out anything yet")
+        return RETRY
+
+    def _resolve(self, pending: Pending) -> _Outcome:
+        """What has become of a request that waits."""
+        flow, now_ns = pending.flow, self._now_ns
+        path = self._paths.of_flow(flow)
+        if pending.request is not None:
+            return self._rate_outcome(flow, pending.request) or _WAITING
+        if not path.is_measurable:
+            return unmeasurable(path)
+        if isinstance(path.obstacle, Refusal) and (
+            pending.want is Want.FRESH or self._paths.has_given_up(path, now_ns)
+        ):
+            return path.obstacle
+        if pending.want is Want.FRESH:
+            view = path.view
+            since_ns = None if view is None else view.since_ns
+            if view is None or since_ns is None or since_ns < pending.asked_ns:
+                return _WAITING
+            return self._notices.fundamentals_of(flow, path, view, now_ns)
+        return None if self._notices.holds(pending, now_ns) else _WAITING
+
     # -- requests -------------------------------------------------------------------
 
-    def _handle(
-        self, request_id: int, handle: Handle, request: rq.Request, now_ns: int
-    ) -> _Outcome:
+    def _handle(self, request_id: int, handle: Handle, request: rq.Request) -> _Outcome:
         match request:
             case rq.AddSocket():
                 return self._add_socket(handle, request)
@@ -291,22 +479,24 @@ class Engine:
                 return self._remove_socket(handle, request)
             case rq.SetTrafficType() | rq.SetRate() | rq.SetDscp():
                 flow = handle.flows.get(request.flow_id)
-                return _no_flow(request.flow_id) if flow is None else self._set(flow, request)
+                if flow is None:
+                    return _no_flow(request.flow_id)
+                return self._set(request_id, flow, request)
             case rq.QueryFlow():
-                return self._query(handle, request)
+                return self._query(request_id, handle, request)
             case rq.NotifyFlow():
                 return self._notify(request_id, handle, request)
             case rq.StartTracking():
-                return self._tracking.start(handle, request)
+                return self._start_tracking(handle, request)
             case rq.StopTracking():
-                return self._tracking.stop(handle, request, now_ns=now_ns)
+                return self._tracking.stop(handle, request, now_ns=self._now_ns)
             case rq.EnumerateFlows():
                 refusal = refuse_enumeration(request.caller)
                 return tuple(sorted(self._registry.flows)) if refusal is None else refusal
             case rq.Cancel():
                 return self._cancel(handle, request)
             case rq.CloseHandle():
-                return self._close(handle, now_ns)
+                return self._close(handle)
 
     def _add_socket(self, handle: Handle, request: rq.AddSocket) -> _Outcome:
         flow = handle.flows.get(request.flow_id)
@@ -353,6 +543,8 @@ class Engine:
                 if not other.sockets:
                     self._end(other)
         self._registry.put(flow, facts.cookie, destination)
+        if flow.is_adaptive:
+            self._effects += self._paths.locate(destination, request.path)
         return _Change((facts.cookie,), flow.flow_id, flow.flow_id)
 
     def _remove_socket(self, handle: Handle, request: rq.RemoveSocket) -> _Outcome:
@@ -374,15 +566,16 @@ class Engine:
         self._registry.take_socket(flow, cookie)
         return _Change((cookie,), None)
 
-    def _set(self, flow: Flow, request: rq.SetTrafficType | rq.SetRate | rq.SetDscp) -> _Outcome:
+    def _set(
+        self, request_id: int, flow: Flow, request: rq.SetTrafficType | rq.SetRate | rq.SetDscp
+    ) -> _Outcome:
         match request:
             case rq.SetTrafficType():
-                settings = flow.settings.with_type(request.traffic_type)
+                return self._change(flow, flow.settings.with_type(request.traffic_type))
             case rq.SetRate():
-                outcome = self._settings_for_rate(flow, request)
-                if isinstance(outcome, Refusal):
-                    return outcome
-                settings = outcome
+                return self._rate_outcome(flow, request) or self._wait_for_rate(
+                    request_id, flow, request
+                )
             case rq.SetDscp():
                 if not 0 <= request.dscp <= DSCP_MAX:
                     return _no(
@@ -397,33 +590,72 @@ class Engine:
                         ErrorCode.ERROR_NOT_SUPPORTED,
                         "an exact DSCP needs a non-adaptive flow",
                     )
-                settings = flow.settings.with_dscp(request.dscp)
+                return self._change(flow, flow.settings.with_dscp(request.dscp))
+
+    def _change(self, flow: Flow, settings: Settings) -> _Change:
         self._registry.change(flow, settings)
         return _Change(tuple(flow.sockets), None, flow.flow_id)
 
-    def _settings_for_rate(self, flow: Flow, request: rq.SetRate) -> Settings | Refusal:
+    def _rate_outcome(self, flow: Flow, request: rq.SetRate) -> _Change | Refusal | None:
+        """The change that grants a rate, or why it is refused; None while that is not known."""
         rate_bps = request.rate_bps
         if rate_bps is None:
             rate_bps = self._policy.default_minimum_bps
-        if rate_bps == 0:
-            return flow.settings.without_contract(is_adaptive=flow.is_adaptive)
-        if not 0 < rate_bps <= _MAX_RATE_BPS:
+        if not 0 <= rate_bps <= _MAX_RATE_BPS:
             return _no(
                 ErrorCode.ERROR_INVALID_PARAMETER,
                 f"a rate is 0 to {_MAX_RATE_BPS} bit/s, not {rate_bps}",
             )
-        refusal = self._notices.refuse_rate(flow, rate_bps)
+        if request.is_self_paced and request.shaping is Shaping.USE_NON_CONFORMANT_MARKINGS:
+            return _no(
+                ErrorCode.ERROR_INVALID_PARAMETER,
+                "a program that paces itself has no excess to mark: ask for SHAPE_AND_MARK",
+            )
+        verdict = self._notices.judge_rate(flow, rate_bps, self._now_ns)
+        if isinstance(verdict, Refusal):
+            return verdict
+        if not verdict:
+            return None
+        if flow.is_adaptive:
+            links = self._paths.of_flow(flow).links
+            self._registry.journal.append(self._ledger.hold(flow.flow_id, links, rate_bps))
+        if rate_bps == 0:
+            return self._change(flow, flow.settings.without_contract(is_adaptive=flow.is_adaptive))
+        contract = Contract(rate_bps, request.shaping, request.reason, request.is_self_paced)
+        return self._change(flow, flow.settings.with_contract(contract))
+
+    def _wait_for_rate(self, request_id: int, flow: Flow, request: rq.SetRate) -> _Outcome:
+        refusal = self._refuse_more(flow.owner)
         if refusal is not None:
             return refusal
-        return flow.settings.with_contract(Contract(rate_bps, request.shaping, request.reason))
+        path = self._paths.of_flow(flow)
+        if path.view is not None:
+            # What is known is too old, or not enough.
+            self._effects += self._paths.measure_afresh(path)
+        limit_ns = None if request.is_overlapped else self._policy.experiments.answer_ns
+        if limit_ns == 0:
+            return RETRY
+        pending = Pending(request_id, flow, Want.RATE, 0, self._now_ns, request)
+        return self._wait(pending, limit_ns=limit_ns)
 
-    def _query(self, handle: Handle, request: rq.QueryFlow) -> _Outcome:
+    def _refuse_more(self, owner: int) -> Refusal | None:
+        """May a process have one more request wait? None means yes."""
+        if self._pending.count(owner) < self._policy.limits.pending_operations:
+            return None
+        return _no(
+            ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many requests are pending; cancel some"
+        )
+
+    def _query(self, request_id: int, handle: Handle, request: rq.QueryFlow) -> _Outcome:
         flow = self._registry.flows.get(request.flow_id)
         if flow is None or (flow.owner != handle.owner and not request.caller.is_administrator):
             return _no_flow(request.flow_id)
         match request.question:
             case rq.Question.FUNDAMENTALS:
-                return self._notices.fundamentals(flow)
+                is_own = flow.owner == handle.owner
+                if request.is_fresh and is_own:
+                    return self._query_afresh(request_id, flow, request)
+                return self._notices.fundamentals(flow, self._now_ns, is_own=is_own)
             case rq.Question.PACKET_PRIORITY:
                 dscp = flow.treatment.dscp
                 # No path is proven to carry tags, and nothing here re-marks excess.
@@ -433,34 +665,72 @@ class Engine:
                 if contract is None:
                     return _no(ErrorCode.ERROR_NO_DATA, "no rate is set on the flow")
                 return contract.rate_bps
+            case rq.Question.PATH:
+                if not flow.is_adaptive:
+                    return _no(ErrorCode.ERROR_NOT_SUPPORTED, "a non-adaptive flow has no path")
+                return self._notices.status(self._paths.of_flow(flow), self._now_ns)
+
+    def _query_afresh(self, request_id: int, flow: Flow, request: rq.QueryFlow) -> _Outcome:
+        refusal = self._notices.refuse_waiting(flow)
+        if refusal is not None:
+            return refusal
+        path = self._paths.of_flow(flow)
+        if isinstance(path.obstacle, Refusal):
+            return path.obstacle
+        refusal = self._refuse_more(flow.owner)
+        if refusal is not None:
+            return refusal
+        self._effects += self._paths.measure_afresh(path)
+        limit_ns = None if request.is_overlapped else self._policy.experiments.answer_ns
+        if limit_ns == 0:
+            return RETRY
+        return self._wait(Pending(request_id, flow, Want.FRESH, 0, self._now_ns), limit_ns=limit_ns)
 
     def _notify(self, request_id: int, handle: Handle, request: rq.NotifyFlow) -> _Outcome:
         flow = handle.flows.get(request.flow_id)
         if flow is None:
             return _no_flow(request.flow_id)
-        if self._notices.pending_count(handle.owner) >= self._policy.limits.pending_operations:
+        refusal = self._refuse_more(handle.owner) or self._notices.refuse_waiting(flow)
+        if refusal is not None:
+            return refusal
+        want, rate_bps = WANT_OF[request.kind], request.rate_bps or 0
+        if request.kind is NoticeKind.AVAILABLE and rate_bps <= flow.held_bps:
             return _no(
-                ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many requests are pending; cancel some"
+                ErrorCode.ERROR_INVALID_PARAMETER,
+                "ask for a rate above the flow's present contract",
             )
-        is_due = self._notices.ask(request_id, flow, request.kind, request.rate_bps)
-        if isinstance(is_due, Refusal):
-            return is_due
-        return None if is_due else _WAITING
+        if self._pending.has_kind(flow, want):
+            return _no(
+                ErrorCode.ERROR_ALREADY_EXISTS,
+                "a request of this kind is pending on the flow; cancel it first",
+            )
+        pending = Pending(request_id, flow, want, rate_bps, self._now_ns)
+        if self._notices.holds(pending, self._now_ns):
+            return None
+        return self._wait(pending)
 
     def _cancel(self, handle: Handle, request: rq.Cancel) -> _Outcome:
-        aborted = self._notices.cancel(handle, request.request_id)
-        if aborted is None:
+        pending = self._pending.find(request.request_id)
+        if pending is None or pending.flow.handle_id != handle.handle_id:
             return _no(
                 ErrorCode.ERROR_INVALID_PARAMETER,
                 "this is no pending operation of the handle",
             )
-        self._answers.append(aborted)
+        self._complete(pending, ABORTED)
         return None
 
-    def _close(self, handle: Handle, now_ns: int) -> _Outcome:
+    def _start_tracking(self, handle: Handle, request: rq.StartTracking) -> _Outcome:
+        refusal = self._tracking.refuse(handle, request)
+        if refusal is not None or isinstance(request.host, Refusal):
+            return refusal
+        host = request.host.host()
+        self._effects += self._paths.locate(host, request.path)
+        return self._tracking.start(handle, host)
+
+    def _close(self, handle: Handle) -> _Outcome:
         cookies: list[int] = []
         for flow in tuple(handle.flows.values()):
             cookies += self._end(flow)
-        self._tracking.let_go(handle, now_ns=now_ns)
+        self._tracking.let_go(handle, now_ns=self._now_ns)
         del self._registry.handles[handle.handle_id]
         return _Change(tuple(cookies), None, is_final=True)

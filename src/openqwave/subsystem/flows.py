@@ -19,10 +19,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from openqwave.admission.policy import Policy, queue_priority
-from openqwave.model.flow import UNTOUCHED, Contract, NoticeKind, Shaping, TrafficType, Treatment
+from openqwave.model.flow import UNTOUCHED, Contract, Shaping, TrafficType, Treatment
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
+    from openqwave.admission.ledger import Quote
     from openqwave.model.endpoint import Endpoint
 
 
@@ -117,7 +118,7 @@ class Settings:
         return Treatment(
             dscp,
             None if dscp is None else queue_priority(dscp),
-            contract.rate_bps,
+            None if contract.is_self_paced else contract.rate_bps,
             contract.shaping is Shaping.USE_NON_CONFORMANT_MARKINGS,
         )
 
@@ -140,7 +141,8 @@ class Flow:
         settings: What is in force.
         treatment: What follows for its packets.
         sockets: For each socket (by cookie) its destinations, in the order they came.
-        pending: Requests that wait for a condition, by kind.
+        host: The far end of an adaptive flow's path, from its first socket on.
+        quote: What was last said to be free for it, and is honoured for a moment.
     """
 
     flow_id: int
@@ -150,8 +152,17 @@ class Flow:
     settings: Settings
     treatment: Treatment
     sockets: dict[int, dict[Endpoint, None]] = field(default_factory=dict)
-    pending: dict[NoticeKind, int] = field(default_factory=dict)
+    host: Endpoint | None = None
+    quote: Quote | None = None
 
-    def destination(self) -> Endpoint:
-        """The destination of an adaptive flow, which has exactly one."""
-        return next(iter(next(iter(self.sockets.values()))))
+    @property
+    def held_bps(self) -> int:
+        """The contract's rate; 0 without one."""
+        contract = self.settings.contract
+        return 0 if contract is None else contract.rate_bps
+
+    def path_host(self) -> Endpoint:
+        """The far end of an adaptive flow's path."""
+        if self.host is None:
+            raise RuntimeError("a flow without a path was asked for its path")
+        return self.host

@@ -1,214 +1,193 @@
-"""What the engine knows of paths, and who waits to hear of them.
+"""What can be said of a flow's path now: conditions, estimates, admission.
 
-A path is known by the host at its far end. Without a view of it the host cannot be
-measured, and everything that needs estimates is refused with ERROR_NOT_SUPPORTED, while
-marking and shaping work without admission. With a view, questions are answered from it
-and conditions are judged by it; a condition that does not hold yet keeps its request
-waiting until a view comes for which it does.
+Everything here is asked of what `paths` knows and what the ledger holds; nothing changes by it
+but the quote that a flow is given: what is said to be free for it is honoured for a moment, so
+that the same rate, asked for at once, is granted unless another flow took it.
+
+**Hysteresis.** The verdict of congestion has its own (`estimate.congestion`). A rate counts as
+available only on a path that is not congested, by numbers that were measured since it was.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.model.estimates import Fundamentals, PathView
-from openqwave.model.flow import NoticeKind
-from openqwave.subsystem.effects import Answer
+from openqwave.model.estimates import Fundamentals, Unmeasurable
+from openqwave.model.path import PathStatus
+from openqwave.subsystem.path import cannot_measure
+from openqwave.subsystem.pending import Want
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from openqwave.admission.ledger import Ledger
     from openqwave.model.endpoint import Endpoint
+    from openqwave.model.estimates import PathView
     from openqwave.subsystem.flows import Flow
-    from openqwave.subsystem.registry import Handle, Registry
+    from openqwave.subsystem.path import Path
+    from openqwave.subsystem.paths import Paths
+    from openqwave.subsystem.pending import Pending
 
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """One request that waits for a condition on a flow's path."""
-
-    request_id: int
-    flow: Flow
-    kind: NoticeKind
-    rate_bps: int | None
-
-
-_ABORTED = Refusal(
+ABORTED: Final = Refusal(
     ErrorCode.ERROR_OPERATION_ABORTED, "the operation was cancelled, or its flow or handle ended"
 )
+RETRY: Final = Refusal(
+    ErrorCode.ERROR_RETRY, "not enough is known of the path yet; ask again shortly"
+)
+_NO_DATA: Final = Refusal(ErrorCode.ERROR_NO_DATA, "nothing is known of the path yet")
 
 
 class Notices:
-    """Path views and pending requests."""
+    """Answers from what is known; see the module's text."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._views: dict[Endpoint, PathView] = {}
-        # What each flow held when the view of its host came: what was granted since is
-        # not in use yet, and so not in the estimate.
-        self._held_at_view: dict[Endpoint, dict[int, int]] = {}
-        self._pending: dict[int, _Pending] = {}
+    def __init__(self, paths: Paths, ledger: Ledger) -> None:
+        self._paths = paths
+        self._ledger = ledger
 
-    def receive_view(self, host: Endpoint, view: PathView | None) -> Iterator[Answer]:
-        """A path changed: answer the requests whose condition holds now."""
-        host = host.host()
-        if view is None:
-            self._views.pop(host, None)
-        else:
-            self._views[host] = view
-        self._held_at_view[host] = {
-            flow.flow_id: _held_bps(flow) for flow in self._flows_towards(host)
-        }
-        # Nothing is granted while answers are handed out, so one figure serves all.
-        spare_bps = None if view is None else self._spare_bps(host, view)
-        for pending in tuple(self._pending.values()):
-            if pending.flow.destination().host() != host:
-                continue
-            if view is None:
-                self._forget(pending)
-                yield Answer(pending.request_id, self._unmeasurable(pending.flow))
-            elif self._holds(pending, view, spare_bps):
-                self._forget(pending)
-                yield Answer(pending.request_id, None)
+    def refuse_waiting(self, flow: Flow) -> Refusal | None:
+        """Could a condition on the flow's path ever be noticed? None means yes."""
+        if not flow.is_adaptive:
+            return _not_adaptive()
+        path = self._paths.of_flow(flow)
+        return None if path.is_measurable else unmeasurable(path)
 
-    def pending_count(self, owner: int) -> int:
-        """How many requests of one process wait."""
-        return sum(pending.flow.owner == owner for pending in self._pending.values())
-
-    def ask(
-        self, request_id: int, flow: Flow, kind: NoticeKind, rate_bps: int | None
-    ) -> bool | Refusal:
-        """Does the condition hold? False: not yet, and the request waits from now on."""
-        view = self._view(flow)
-        if view is None:
-            return self._unmeasurable(flow)
-        if kind is NoticeKind.AVAILABLE and (rate_bps or 0) <= _held_bps(flow):
-            return Refusal(
-                ErrorCode.ERROR_INVALID_PARAMETER,
-                "ask for a rate above the flow's present contract",
-            )
-        if kind in flow.pending:
-            return Refusal(
-                ErrorCode.ERROR_ALREADY_EXISTS,
-                "a request of this kind is pending on the flow; cancel it first",
-            )
-        pending = _Pending(request_id, flow, kind, rate_bps)
-        if self._holds(pending, view, self._spare_bps(flow.destination().host(), view)):
-            return True
-        flow.pending[kind] = request_id
-        self._pending[request_id] = pending
+    def holds(self, pending: Pending, now_ns: int) -> bool:
+        """Is it so now? What is said to be available is promised for a moment."""
+        flow = pending.flow
+        match pending.want:
+            case Want.CONGESTED:
+                return self._paths.congestion_of(flow).is_congested is True
+            case Want.UNCONGESTED:
+                return self._paths.congestion_of(flow).is_congested is False
+            case Want.AVAILABLE:
+                path = self._paths.of_flow(flow)
+                spare_bps = self._spare_bps(path, now_ns)
+                if spare_bps is None or pending.rate_bps - flow.held_bps > spare_bps:
+                    return False
+                flow.quote = self._ledger.quote(path.links, now_ns=now_ns)
+                return True
         return False
 
-    def cancel(self, handle: Handle, request_id: int) -> Answer | None:
-        """Abort one request of a handle; None when it is not pending there."""
-        pending = self._pending.get(request_id)
-        if pending is None or pending.flow.handle_id != handle.handle_id:
-            return None
-        self._forget(pending)
-        return Answer(request_id, _ABORTED)
-
-    def abort(self, flow: Flow) -> list[Answer]:
-        """Abort everything that waits on a flow."""
-        if not flow.pending:
-            return []
-        aborted = [self._pending[request_id] for request_id in flow.pending.values()]
-        for pending in aborted:
-            self._forget(pending)
-        return [Answer(pending.request_id, _ABORTED) for pending in aborted]
-
-    def fundamentals(self, flow: Flow) -> Fundamentals | Refusal:
-        """The estimates of the flow's path."""
-        view = self._view(flow)
+    def fundamentals(
+        self, flow: Flow, now_ns: int, *, is_own: bool = True
+    ) -> Fundamentals | Refusal:
+        """The estimates of the flow's path; available is what is free beyond all contracts."""
+        if not flow.is_adaptive:
+            return _not_adaptive()
+        path = self._paths.of_flow(flow)
+        view = self._paths.view_of(path, now_ns)
         if view is None:
-            return self._unmeasurable(flow)
-        if view.fundamentals == Fundamentals():
-            return Refusal(ErrorCode.ERROR_NO_DATA, "nothing is known of the path yet")
-        return view.fundamentals
+            if isinstance(path.obstacle, Unmeasurable):
+                return unmeasurable(path)
+            return path.obstacle or _NO_DATA
+        return self.fundamentals_of(flow, path, view, now_ns, is_own=is_own)
 
-    def refuse_rate(self, flow: Flow, rate_bps: int) -> Refusal | None:
-        """Can the path carry it? None means yes, or that the path cannot be measured.
+    def fundamentals_of(
+        self, flow: Flow, path: Path, view: PathView, now_ns: int, *, is_own: bool = True
+    ) -> Fundamentals | Refusal:
+        """The same from a view that is there."""
+        known = view.fundamentals
+        if known == Fundamentals():
+            # Numbers that experiments claim nothing of come with a time; a path that has told
+            # nothing yet has none.
+            return _NO_DATA if view.since_ns is None else RETRY
+        spare_bps = self._ledger.spare_of(path.links)
+        if known.available_bps is None or spare_bps is None:
+            return known
+        if is_own:
+            flow.quote = self._ledger.quote(path.links, now_ns=now_ns)
+        return Fundamentals(known.bottleneck_bps, max(0, spare_bps), known.rtt_ns)
 
-        A decrease is always granted; what the flow holds already counts as its own, and
-        what others were granted since the path was last seen counts as used.
+    def status(self, path: Path, now_ns: int) -> PathStatus:
+        """Everything that is believed of a path."""
+        view = self._paths.view_of(path, now_ns)
+        obstacle = path.obstacle
+        return PathStatus(
+            path.host,
+            path.facts,
+            Fundamentals() if view is None else view.fundamentals,
+            None if view is None else view.available_low_bps,
+            0.0 if view is None else view.confidence,
+            None if view is None else now_ns - path.seen_ns,
+            path.congestion,
+            self._ledger.total_held_bps(path.host),
+            path.own_bps,
+            0 if path.view is None else path.view.sent_bytes,
+            obstacle.detail
+            if isinstance(obstacle, Refusal)
+            else ""
+            if obstacle is None
+            else obstacle.reason,
+        )
+
+    def judge_rate(self, flow: Flow, rate_bps: int, now_ns: int) -> Refusal | bool:
+        """Can the path carry a rate?
+
+        Returns:
+            True: it can, or nobody can tell. False: it is not known yet. Else why not.
         """
-        view = self._view(flow)
-        if view is None or rate_bps <= _held_bps(flow):
-            return None
-        spare_bps = self._spare_bps(flow.destination().host(), view)
-        if spare_bps is None:
-            return Refusal(
-                ErrorCode.ERROR_RETRY, "not enough is known of the path yet; ask again shortly"
-            )
-        if rate_bps <= spare_bps + _held_bps(flow):
-            return None
-        return Refusal(
-            ErrorCode.ERROR_NETWORK_BUSY,
-            f"the path has {max(0, spare_bps)} bit/s to spare; ask for less, or to be told when "
-            f"{rate_bps} bit/s are there",
+        if not flow.is_adaptive or rate_bps <= flow.held_bps:
+            return True
+        path = self._paths.of_flow(flow)
+        if isinstance(path.obstacle, Refusal):
+            return _of_the_host(path.obstacle)
+        if not path.is_measurable:
+            return True
+        if self._spare_bps(path, now_ns) is None:
+            return False
+        most_bps = self._ledger.refuse(
+            flow.flow_id, path.links, rate_bps, quote=flow.quote, now_ns=now_ns
         )
+        if most_bps is None:
+            return True
+        return Refusal(ErrorCode.ERROR_NETWORK_BUSY, self._busy(path, rate_bps, most_bps))
 
-    def _spare_bps(self, host: Endpoint, view: PathView) -> int | None:
-        """What can still be granted towards a host; None while that is not known."""
-        available_bps = view.fundamentals.available_bps
-        return None if available_bps is None else available_bps - self._granted_since_view(host)
+    def _busy(self, path: Path, rate_bps: int, most_bps: int) -> str:
+        if path.congestion.is_congested:
+            why = path.congestion.reason
+            text = f"the path is congested ({'' if why is None else why.value})"
+        else:
+            text = f"the path can carry {most_bps} bit/s of this flow"
+        return f"{text}; ask for less, or to be told when {rate_bps} bit/s are there"
 
-    def _granted_since_view(self, host: Endpoint) -> int:
-        before = self._held_at_view[host]
-        return sum(
-            max(0, _held_bps(flow) - before.get(flow.flow_id, 0))
-            for flow in self._flows_towards(host)
-        )
-
-    def _flows_towards(self, host: Endpoint) -> list[Flow]:
-        return [
-            flow
-            for flow in self._registry.flows.values()
-            if flow.is_adaptive and flow.destination().host() == host
-        ]
+    def _spare_bps(self, path: Path, now_ns: int) -> int | None:
+        if self._paths.view_of(path, now_ns) is None:
+            return None
+        return self._ledger.spare_of(path.links)
 
     def refuse_tracking(self, host: Endpoint) -> Refusal | None:
-        """Can the path to the host be measured? None means yes."""
-        if host.host() in self._views:
-            return None
-        return _cannot_measure(host)
-
-    def _view(self, flow: Flow) -> PathView | None:
-        return self._views.get(flow.destination().host()) if flow.is_adaptive else None
-
-    def _unmeasurable(self, flow: Flow) -> Refusal:
-        if not flow.is_adaptive:
+        """Can the path to a host be measured, as far as is known? None means yes."""
+        path = self._paths.find(host)
+        if path is None:
+            return _no(cannot_measure(host))
+        if path.has_no_sink:
             return Refusal(
-                ErrorCode.ERROR_NOT_SUPPORTED, "a non-adaptive flow has no estimates of its path"
+                ErrorCode.ERROR_HOST_UNREACHABLE,
+                f"no sink answers at {host.address}; run `qwave sink` there",
             )
-        return _cannot_measure(flow.destination())
-
-    @staticmethod
-    def _holds(pending: _Pending, view: PathView, spare_bps: int | None) -> bool:
-        """Is it so? `spare_bps` is what can still be granted on the path."""
-        match pending.kind:
-            case NoticeKind.CONGESTED:
-                return view.is_congested is True
-            case NoticeKind.UNCONGESTED:
-                return view.is_congested is False
-            case NoticeKind.AVAILABLE:
-                wanted_bps = (pending.rate_bps or 0) - _held_bps(pending.flow)
-                return spare_bps is not None and wanted_bps <= spare_bps
-
-    def _forget(self, pending: _Pending) -> None:
-        del self._pending[pending.request_id]
-        del pending.flow.pending[pending.kind]
+        if isinstance(path.obstacle, Refusal):
+            return _of_the_host(path.obstacle)
+        return None if path.is_measurable else unmeasurable(path)
 
 
-def _held_bps(flow: Flow) -> int:
-    contract = flow.settings.contract
-    return 0 if contract is None else contract.rate_bps
+def _of_the_host(why: Refusal) -> Refusal:
+    """What experiments that timed out say of the host: it is gone."""
+    if why.code is ErrorCode.ERROR_TIMEOUT:
+        return Refusal(ErrorCode.ERROR_HOST_UNREACHABLE, why.detail)
+    return why
 
 
-def _cannot_measure(host: Endpoint) -> Refusal:
+def _no(why: Unmeasurable) -> Refusal:
+    return Refusal(ErrorCode.ERROR_NOT_SUPPORTED, f"{why.reason}; marking and shaping work without")
+
+
+def unmeasurable(path: Path) -> Refusal:
+    """Why a path has no estimates."""
+    why = path.obstacle
+    return _no(why if isinstance(why, Unmeasurable) else cannot_measure(path.host))
+
+
+def _not_adaptive() -> Refusal:
     return Refusal(
-        ErrorCode.ERROR_NOT_SUPPORTED,
-        f"the path to {host.address} cannot be measured; marking and shaping work without",
+        ErrorCode.ERROR_NOT_SUPPORTED, "a non-adaptive flow has no estimates of its path"
     )

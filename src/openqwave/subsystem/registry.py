@@ -52,6 +52,8 @@ class Registry:
         journal: How to undo what was changed; cleared when it is to be kept.
         handles: By id.
         flows: By id.
+        touched: Hosts of whose adaptive flows one came, went or changed; whoever looks after
+            paths empties it.
     """
 
     def __init__(self, policy: Policy, first_flow_id: int) -> None:
@@ -61,7 +63,9 @@ class Registry:
         self.journal: list[_Undo] = []
         self.handles: dict[int, Handle] = {}
         self.flows: dict[int, Flow] = {}
+        self.touched: set[Endpoint] = set()
         self._flows_of_socket: dict[int, dict[int, Flow]] = {}
+        self._flows_towards: dict[Endpoint, dict[int, Flow]] = {}
 
     def open_handle(self, owner: int) -> Handle:
         """A new handle; not journalled, because nothing can fail after it."""
@@ -112,6 +116,9 @@ class Registry:
         if cookie not in flow.sockets:
             flow.sockets[cookie] = {}
             self._link(flow, cookie)
+        if flow.is_adaptive and flow.host is None:
+            flow.host = destination.host()
+            self._lead(flow)
         flow.sockets[cookie][destination] = None
         self.journal.append(lambda: self._drop(flow, cookie, destination))
 
@@ -130,6 +137,8 @@ class Registry:
         """Put other settings in force."""
         before = flow.settings, flow.treatment
         flow.settings, flow.treatment = settings, settings.treatment(self._policy)
+        if flow.host is not None:
+            self.touched.add(flow.host)
 
         def undo() -> None:
             flow.settings, flow.treatment = before
@@ -144,6 +153,10 @@ class Registry:
     def flows_of_socket(self, cookie: int) -> tuple[Flow, ...]:
         """The flows that a socket is in, oldest first."""
         return tuple(self._flows_of_socket.get(cookie, {}).values())
+
+    def flows_towards(self, host: Endpoint) -> Mapping[int, Flow]:
+        """The adaptive flows to a host, by id."""
+        return self._flows_towards.get(host, _NO_FLOWS)
 
     def sockets(self) -> tuple[int, ...]:
         """The cookies of all sockets in flows."""
@@ -161,10 +174,23 @@ class Registry:
     def _insert(self, flow: Flow) -> None:
         self.flows[flow.flow_id] = flow
         self.handles[flow.handle_id].flows[flow.flow_id] = flow
+        self._lead(flow)
 
     def _delete(self, flow: Flow) -> None:
         del self.flows[flow.flow_id]
         del self.handles[flow.handle_id].flows[flow.flow_id]
+        if flow.host is not None:
+            flows = self._flows_towards[flow.host]
+            del flows[flow.flow_id]
+            if not flows:
+                del self._flows_towards[flow.host]
+            self.touched.add(flow.host)
+
+    def _lead(self, flow: Flow) -> None:
+        """Know an adaptive flow by its path, once it has one."""
+        if flow.host is not None:
+            self._flows_towards.setdefault(flow.host, {})[flow.flow_id] = flow
+            self.touched.add(flow.host)
 
     def _link(self, flow: Flow, cookie: int) -> None:
         self._flows_of_socket.setdefault(cookie, {})[flow.flow_id] = flow

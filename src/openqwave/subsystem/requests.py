@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from openqwave.admission.rights import Credentials
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.errors import Refusal
+    from openqwave.model.estimates import Unmeasurable
     from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+    from openqwave.model.path import PathFacts
     from openqwave.model.sockets import SocketFacts
+
+    # How the host is reached; why its path cannot be measured; what is wrong with it now.
+    Found: TypeAlias = PathFacts | Unmeasurable | Refusal
 
 
 @value
@@ -32,6 +37,7 @@ class AddSocket:
         traffic_type: For a new flow; ignored when joining one.
         is_adaptive: Whether the flow is admitted against its path.
         route: The refusal when no route leads there.
+        path: The way there; None where the flow is not adaptive, or it could not be told.
     """
 
     flow_id: int
@@ -40,6 +46,7 @@ class AddSocket:
     traffic_type: TrafficType
     is_adaptive: bool
     route: Refusal | None
+    path: Found | None = None
 
 
 @value
@@ -60,12 +67,19 @@ class SetTrafficType:
 
 @value
 class SetRate:
-    """Change the flow's contract; a rate of 0 ends it, None asks for the default share."""
+    """Change the flow's contract; a rate of 0 ends it, None asks for the default share.
+
+    While too little is known of the path the request waits; one that is not overlapped for a
+    limited time. A program that paces itself asks for admission and marks, and for nothing that
+    holds it to the rate.
+    """
 
     flow_id: int
     rate_bps: int | None
     shaping: Shaping
     reason: RateReason
+    is_overlapped: bool = False
+    is_self_paced: bool = False
 
 
 @value
@@ -83,15 +97,27 @@ class Question(Enum):
     FUNDAMENTALS = 0
     PACKET_PRIORITY = 1
     OUTGOING_RATE = 2
+    PATH = 3
 
 
 @value
 class QueryFlow:
-    """Ask about a flow; `caller` matters only for flows of other processes."""
+    """Ask about a flow.
+
+    Attributes:
+        flow_id: Which.
+        question: What.
+        caller: Matters only for flows of other processes.
+        is_fresh: Only what is measured from now on will do; the request waits for it, one that
+            is not overlapped for a limited time. For fundamentals of own flows.
+        is_overlapped: See there.
+    """
 
     flow_id: int
     question: Question
     caller: Credentials
+    is_fresh: bool = False
+    is_overlapped: bool = False
 
 
 @value
@@ -105,10 +131,11 @@ class NotifyFlow:
 
 @value
 class StartTracking:
-    """Take an interest in the path to a host."""
+    """Take an interest in the path to a host; `path` as for `AddSocket`."""
 
     host: Endpoint | Refusal
     route: Refusal | None
+    path: Found | None = None
 
 
 @value

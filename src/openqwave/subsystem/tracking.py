@@ -11,41 +11,53 @@ from typing import TYPE_CHECKING
 
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
+from openqwave.model.estimates import Unmeasurable
 from openqwave.subsystem.destinations import refuse_host
 
 if TYPE_CHECKING:
-    from openqwave.admission.policy import Limits
+    from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
     from openqwave.subsystem.notices import Notices
+    from openqwave.subsystem.paths import Paths
     from openqwave.subsystem.registry import Handle
     from openqwave.subsystem.requests import StartTracking, StopTracking
-
-# How long a host stays warm: two minutes cover the restart of a program, and experiments
-# that nobody wants do not go on for longer.
-WARM_NS = 120 * 1_000_000_000
 
 
 class Tracking:
     """The interests of all handles; each handle keeps its own list."""
 
-    def __init__(self, notices: Notices, limits: Limits) -> None:
+    def __init__(self, notices: Notices, paths: Paths, policy: Policy) -> None:
         self._notices = notices
-        self._limits = limits
+        self._paths = paths
+        self._limits = policy.limits
+        self._warm_ns = policy.experiments.warm_ns
         self._warm: dict[Endpoint, int] = {}
 
-    def start(self, handle: Handle, request: StartTracking) -> Refusal | None:
-        """Take an interest; None when it is taken."""
+    def refuse(self, handle: Handle, request: StartTracking) -> Refusal | None:
+        """Can the handle take an interest, as far as the request itself says? None means yes."""
         host = _host_of(request)
         if isinstance(host, Refusal):
             return host
-        refusal = refuse_host(host) or request.route or self._notices.refuse_tracking(host)
+        refusal = refuse_host(host) or request.route
         if refusal is not None:
             return refusal
         if host not in handle.tracked and len(handle.tracked) >= self._limits.tracked_hosts:
             return Refusal(
                 ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many hosts are tracked; stop some"
             )
+        if isinstance(request.path, Refusal):
+            return request.path
+        if isinstance(request.path, Unmeasurable) or request.path is None:
+            return self._notices.refuse_tracking(host)
+        return None
+
+    def start(self, handle: Handle, host: Endpoint) -> Refusal | None:
+        """Take an interest in a host of which it was told how it is reached."""
+        refusal = self._notices.refuse_tracking(host)
+        if refusal is not None:
+            return refusal
         handle.tracked[host] = None
+        self._paths.track(host, handle.handle_id)
         return None
 
     def stop(self, handle: Handle, request: StopTracking, *, now_ns: int) -> Refusal | None:
@@ -58,6 +70,7 @@ class Tracking:
             return refusal
         if host in handle.tracked:
             del handle.tracked[host]
+            self._paths.untrack(host, handle.handle_id)
             return None
         if self._warm.pop(host, now_ns) > now_ns:
             return None
@@ -68,7 +81,9 @@ class Tracking:
     def let_go(self, handle: Handle, *, now_ns: int) -> None:
         """A handle ends; what it tracked stays warm."""
         self._warm = {host: end_ns for host, end_ns in self._warm.items() if end_ns > now_ns}
-        self._warm.update(dict.fromkeys(handle.tracked, now_ns + WARM_NS))
+        self._warm.update(dict.fromkeys(handle.tracked, now_ns + self._warm_ns))
+        for host in handle.tracked:
+            self._paths.untrack(host, handle.handle_id)
 
 
 def _host_of(request: StartTracking | StopTracking) -> Endpoint | Refusal:

@@ -1,0 +1,77 @@
+"""One path, as the engine sees it; `paths` looks after all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from openqwave.model.errors import Refusal
+from openqwave.model.estimates import Congestion, PathView, Unmeasurable
+from openqwave.model.path import FirstHop, PathFacts
+
+if TYPE_CHECKING:
+    from openqwave.model.endpoint import Endpoint
+
+# The first pause before experiments that failed are begun again: a sink may only have been
+# restarted.
+FIRST_PAUSE_NS = 1_000_000_000
+
+Obstacle: TypeAlias = Unmeasurable | Refusal
+
+_UNKNOWN: Final = Congestion()
+
+
+@dataclass(slots=True, eq=False)
+class Path:
+    """One path; see `paths`.
+
+    Attributes:
+        host: Its far end.
+        facts: The way there; None where it was never told.
+        obstacle: Why it is not measured now; None where it is, or is about to be.
+        has_no_sink: The obstacle is that nobody answers there.
+        view: What is known.
+        seen_ns: When that came.
+        congestion: The verdict of the experiments.
+        calm_ns: When a congestion ended, while older numbers are not to be believed.
+        trackers: The handles that track the host.
+        own_bps: What its flows under contract send; None while nobody counts.
+        is_running: Experiments were asked for, and have not ended.
+        is_alert: With which effort.
+        idle_ns: Since when nobody has an interest; None while somebody has.
+        pause_ns: How long the next pause before a new beginning is.
+        failing_ns: Since when every beginning failed.
+    """
+
+    host: Endpoint
+    facts: PathFacts | None = None
+    obstacle: Obstacle | None = None
+    has_no_sink: bool = False
+    view: PathView | None = None
+    seen_ns: int = 0
+    congestion: Congestion = _UNKNOWN
+    calm_ns: int | None = None
+    trackers: set[int] = field(default_factory=set)
+    own_bps: int | None = None
+    is_running: bool = False
+    is_alert: bool = False
+    idle_ns: int | None = None
+    pause_ns: int = FIRST_PAUSE_NS
+    failing_ns: int | None = None
+
+    @property
+    def links(self) -> tuple[Endpoint] | tuple[Endpoint, FirstHop]:
+        """The links of the ledger that the path's contracts burden."""
+        if self.facts is None:
+            return (self.host,)
+        return (self.host, self.facts.first_hop)
+
+    @property
+    def is_measurable(self) -> bool:
+        """Could estimates be had?"""
+        return self.view is not None or not isinstance(self.obstacle, Unmeasurable)
+
+
+def cannot_measure(host: Endpoint) -> Unmeasurable:
+    """Nobody told how, or offered to."""
+    return Unmeasurable(f"the path to {host.address} cannot be measured")

@@ -1,0 +1,165 @@
+"""What flows under contract really send, from what the kernel counts.
+
+A contract that is in use is part of what was measured; one that is not in use yet is not, and
+counts as used nevertheless. So the ledger has to know how much of the contracts of a path was on
+the wire when its estimate was made.
+
+TCP's bytes are counted for each socket. UDP's are not, without rights. What left the interface is
+known, so the UDP flows on it are taken to send what is left when TCP's bytes are subtracted, each
+in proportion to its contract and never more than that. Other programs' traffic through the same
+interface is then taken for theirs, by which a contract that is not in use may be lent to others
+until it is.
+
+Rates are means over about a second: as long as an estimate looks back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from openqwave.model.value import value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from openqwave.admission.ledger import Ledger
+    from openqwave.model.estimates import FlowCounters
+    from openqwave.model.path import FirstHop
+    from openqwave.subsystem.flows import Flow
+    from openqwave.subsystem.path import Path
+    from openqwave.subsystem.paths import Paths
+    from openqwave.subsystem.registry import Registry
+
+_BITS_NS = 8 * 1_000_000_000
+# Time over which rates are smoothed, and the shortest that a rate is taken over.
+SMOOTHING_NS, LEAST_NS = 1_000_000_000, 50_000_000
+# Counters that were read so long ago say nothing of the time since.
+LONGEST_NS = 10_000_000_000
+
+
+@value
+class LinkLoad:
+    """What an interface has sent since it was made.
+
+    Attributes:
+        sent_bytes: IP packets and link headers.
+        speed_bps: What it can carry; 0 if unknown.
+    """
+
+    sent_bytes: int
+    speed_bps: int = 0
+
+
+@dataclass(slots=True)
+class _Meter:
+    """A rate from a count that grows."""
+
+    count: int
+    at_ns: int
+    rate_bps: float = 0.0
+
+    def read(self, count: int, now_ns: int) -> float:
+        """Take the count of now; returns the smoothed rate."""
+        elapsed_ns = now_ns - self.at_ns
+        if elapsed_ns < LEAST_NS:
+            return self.rate_bps
+        if count < self.count or elapsed_ns > LONGEST_NS:
+            # Another socket or interface, or too long ago.
+            self.rate_bps = 0.0
+        else:
+            seen_bps = (count - self.count) * _BITS_NS / elapsed_ns
+            weight = min(1.0, elapsed_ns / SMOOTHING_NS)
+            self.rate_bps += weight * (seen_bps - self.rate_bps)
+        self.count, self.at_ns = count, now_ns
+        return self.rate_bps
+
+
+class Usage:
+    """Rates of flows and interfaces; see the module's text."""
+
+    def __init__(self, registry: Registry, paths: Paths, ledger: Ledger) -> None:
+        self._registry = registry
+        self._paths = paths
+        self._ledger = ledger
+        self._sockets: dict[int, _Meter] = {}
+        self._links: dict[int, _Meter] = {}
+
+    def _measured(self) -> Iterator[tuple[Path, Flow, int]]:
+        """Each flow on a measured path, with its socket."""
+        for path in self._paths.all():
+            if path.facts is None or not path.is_measurable:
+                continue
+            for flow in self._registry.flows_towards(path.host).values():
+                yield path, flow, next(iter(flow.sockets))
+
+    def sockets(self) -> tuple[int, ...]:
+        """Those whose counters are wanted."""
+        return tuple(cookie for _, _, cookie in self._measured())
+
+    def take(
+        self, counters: Mapping[int, FlowCounters], loads: Mapping[int, LinkLoad], *, now_ns: int
+    ) -> list[Path]:
+        """Take what was counted; returns the paths of flows whose own verdict has changed."""
+        changed: list[Path] = []
+        own_bps: dict[Path, float] = {}
+        # Of each interface: what TCP flows send there, and the UDP flows under contract.
+        tcp_bps: dict[int, float] = {}
+        udp: dict[int, list[tuple[Path, int]]] = {}
+        meters: dict[int, _Meter] = {}
+        for path, flow, cookie in self._measured():
+            own_bps.setdefault(path, 0.0)
+            counted = counters.get(cookie)
+            if counted is None or path.facts is None:
+                continue
+            self._judge(flow, path, counted, changed, now_ns)
+            interface = path.facts.interface
+            if counted.sent_bytes is None:
+                if flow.held_bps:
+                    udp.setdefault(interface, []).append((path, flow.held_bps))
+                continue
+            meter = self._sockets.get(cookie) or _Meter(counted.sent_bytes, now_ns)
+            meters[cookie] = meter
+            rate_bps = meter.read(counted.sent_bytes, now_ns)
+            tcp_bps[interface] = tcp_bps.get(interface, 0.0) + rate_bps
+            own_bps[path] += min(rate_bps, flow.held_bps)
+        self._sockets = meters
+        self._links = {
+            interface: self._links.get(interface) or _Meter(load.sent_bytes, now_ns)
+            for interface, load in loads.items()
+        }
+        for interface, load in loads.items():
+            sent_bps = self._links[interface].read(load.sent_bytes, now_ns)
+            shares = udp.get(interface, [])
+            held_bps = sum(rate_bps for _, rate_bps in shares)
+            left_bps = max(0.0, sent_bps - tcp_bps.get(interface, 0.0))
+            for path, rate_bps in shares:
+                own_bps[path] += rate_bps * min(1.0, left_bps / held_bps)
+            self._tell_first_hops(interface, load, sent_bps, own_bps)
+        for path, rate in own_bps.items():
+            path.own_bps = round(rate)
+        return changed
+
+    def _judge(
+        self, flow: Flow, path: Path, counted: FlowCounters, changed: list[Path], now_ns: int
+    ) -> None:
+        judge = self._paths.flow_congestion(flow)
+        before = judge.verdict.is_congested
+        judge.observe(counted, now_ns=now_ns)
+        if judge.verdict.is_congested != before:
+            changed.append(path)
+
+    def _tell_first_hops(
+        self, interface: int, load: LinkLoad, sent_bps: float, own_bps: Mapping[Path, float]
+    ) -> None:
+        """What is free of an interface whose speed is known, whoever uses it."""
+        if not load.speed_bps:
+            return
+        hops: dict[FirstHop, float] = {}
+        for path, rate_bps in own_bps.items():
+            if path.facts is not None and path.facts.interface == interface:
+                hop = path.facts.first_hop
+                hops[hop] = hops.get(hop, 0.0) + rate_bps
+        for hop, rate_bps in hops.items():
+            free_bps = max(0, load.speed_bps - round(sent_bps))
+            self._ledger.see(hop, free_bps, min(round(rate_bps), self._ledger.total_held_bps(hop)))
