@@ -299,6 +299,16 @@ def test_an_interface_that_is_taken_out(finder: Pathfinder, left: Host, right: H
         assert "gone" in found.detail
 
 
+def test_an_interface_that_is_down_may_be_taken_out(finder: Pathfinder, left: Host) -> None:
+    index = left.interface.index
+    for verb, how, word in (("set", {"state": "down"}, "down"), ("del", {}, "gone")):
+        change(left, "link", verb, index=index, **how)
+        found = finder.find(host("10.0.1.9"), interface=index)
+        assert code_of(found) == ErrorCode.ERROR_ADAP_HDW_ERR
+        assert isinstance(found, Refusal)
+        assert word in found.detail
+
+
 def test_another_way_is_taken_when_there_is_one(lab: Lab) -> None:
     left, right = lab.host("left"), lab.host("right")
     first, second = lab.link(left, right), lab.link(left, right)
