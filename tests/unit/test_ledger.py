@@ -163,6 +163,7 @@ def test_two_requests_for_the_last_megabit_have_one_winner() -> None:
 def test_a_path_of_which_nothing_is_known_has_no_room_to_give() -> None:
     ledger = Ledger()
     ledger.see(HOP, 100, 0)
+    assert ledger.spare_of(LINKS) is None
     assert ask(ledger, A, 1) == 0
     ledger.hold(A, LINKS, 30)
     assert ask(ledger, A, 31) == 30
@@ -473,14 +474,15 @@ def test_an_estimate_in_between_stays_and_what_is_put_back_is_not_in_it() -> Non
     assert ledger.spare_bps(NEAR) == 40
 
 
-def test_an_estimate_in_between_may_have_seen_what_is_taken_away() -> None:
+@pytest.mark.parametrize(("own", "spare"), [(15, 80), (10, 75), (4, 75)])
+def test_an_estimate_in_between_may_have_seen_what_is_taken_away(own: int, spare: int) -> None:
     ledger = seen(100)
     ledger.hold(A, LINKS, 10)
     undo = ledger.hold(B, LINKS, 10)
-    ledger.see(NEAR, 85, 15)
+    ledger.see(NEAR, 85, own)
     undo()
-    # 10 of the 15 were the traffic of B, which goes on without a contract.
-    assert ledger.spare_bps(NEAR) == 80
+    # As much as 10 of it were the traffic of B, which goes on without a contract.
+    assert ledger.spare_bps(NEAR) == spare
 
 
 def test_what_was_forgotten_in_between_stays_forgotten() -> None:
@@ -512,6 +514,10 @@ def test_nothing_is_kept_of_what_is_over() -> None:
     ledger.see(NEAR, 5, 0)
     ledger.see(NEAR, None, 0)
     ledger.forget(NEAR)
+    assert ledger.entry_count == 0
+    ledger.hold(A, (NEAR,), 10)
+    ledger.see(NEAR, None, 0)
+    ledger.release(A)
     assert ledger.entry_count == 0
 
 

@@ -78,11 +78,11 @@ class _Page:
 
     Attributes:
         held_bps: The sum of the contracts on it.
-        own_bps: What of them is in the estimate, as traffic; 0 to `held_bps`.
+        own_bps: What of them is in the last estimate, as traffic; 0 to `held_bps`.
         available_bps: What the estimate found free; None while it is unknown.
         granted_bps: All increases so far, undone ones apart; only differences mean anything.
         life: Number of the first estimate since the link was forgotten; 0 while there is none.
-        estimate: Number of the last estimate, or of the link's being forgotten.
+        estimate: Number of the last estimate.
     """
 
     held_bps: int = 0
@@ -172,11 +172,9 @@ class Ledger:
     def forget(self, link: Link) -> None:
         """Know nothing of a link any more; contracts on it remain, quotes do not."""
         page = self._pages.get(link)
-        if page is None or not page.life:
+        if page is None:
             return
-        self._estimates += 1
-        page.estimate = self._estimates
-        page.life, page.available_bps, page.own_bps = 0, None, 0
+        page.life, page.available_bps = 0, None
         self._drop_empty(link, page)
 
     # -- what is there ----------------------------------------------------------------
@@ -317,7 +315,7 @@ class Ledger:
 
         def undo() -> None:
             self._record(holder, before)
-            for link, change_bps, fell_bps, estimate in reversed(done):
+            for link, change_bps, fell_bps, estimate in done:
                 self._relieve(link, change_bps, fell_bps, estimate)
 
         return undo
