@@ -13,6 +13,7 @@ import pytest
 
 from openqwave.estimate.samples import Gap
 from openqwave.lab.links import Cross, CrossKind, DuplexSpec
+from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import Congestion, CongestionReason, Estimate, Estimated
 from openqwave.probing import tracking as module
 from openqwave.probing.budget import Budget
@@ -22,12 +23,13 @@ from openqwave.probing.progress import Estimated as Told
 from openqwave.probing.session import (
     Arrival,
     CloseReason,
+    CloseStream,
     Effect,
     Event,
     OpenStream,
     SendTrain,
 )
-from openqwave.probing.sink import Sink
+from openqwave.probing.sink import Sink, SinkEffect
 from openqwave.probing.tempo import WANTED, Effort
 from openqwave.probing.tracking import Tracking
 from tests.scenario.virtual import MS, Hosts, S, VirtualWorld
@@ -290,6 +292,14 @@ def test_congestion_is_told_when_it_changes_and_its_end_is_measured(
     assert stated(told.report.available_bps).value == pytest.approx(0.7 * R, abs=0.15 * R)
 
 
+def open_streams(followed: Followed) -> list[int]:
+    """Streams that are still open."""
+    effects = [effect for _, effect in followed.tracking.effects]
+    closed = {effect.stream for effect in effects if isinstance(effect, CloseStream)}
+    opened = [effect.stream for effect in effects if isinstance(effect, OpenStream)]
+    return [stream for stream in opened if stream not in closed]
+
+
 def test_afresh_is_what_was_measured_after_it_was_asked() -> None:
     followed = follow(path(link(R, 0.5)))
     # Beside the thorough measurement, and while the path is watched.
@@ -300,6 +310,14 @@ def test_afresh_is_what_was_measured_after_it_was_asked() -> None:
         told = followed.estimates()[-1][1]
         assert told.since_ns >= asked_ns
         assert stated(told.report.available_bps).value == pytest.approx(R / 2, abs=0.2 * R)
+        # Nothing but small probes and the measurement's own.
+        watching = open_streams(followed)[0]
+        until_ns = next(ns for ns, told in followed.estimates() if told.since_ns >= asked_ns)
+        assert not [
+            train
+            for ns, train in followed.tracking.trains(2)
+            if train.stream == watching and asked_ns + S // 2 < ns < until_ns - STEP_NS
+        ]
     # The thorough one was made after all.
     assert max(ns for ns, train in followed.tracking.trains(8) if train.gap_ns) < 11 * S
     assert [told for _, told in followed.estimates() if told.since_ns >= 2 * S]
@@ -415,6 +433,8 @@ def test_what_comes_late_for_a_session_that_is_over_is_ignored() -> None:
     streams = [effect.stream for _, effect in tracking.effects if isinstance(effect, OpenStream)]
     trains = [train for _, train in tracking.trains() if train.stream < 2 * module.KEYS]
     assert len(streams) == len(set(streams)) == 3
+    numbers = [train.number for _, train in tracking.trains() if len(train.payloads) == 1]
+    assert len(numbers) == len(set(numbers))
     tracking.receive_connected(streams[0], 40_000, now_ns=now_ns)
     tracking.receive_stream(streams[0], b"\x00" * 40, now_ns=now_ns)
     tracking.receive_closed(streams[0], CloseReason.BROKEN, now_ns=now_ns)
@@ -448,6 +468,89 @@ def test_a_sink_that_goes_away_is_a_failure(how: Death, dies_ns: int) -> None:
     assert followed.tracking.next_timer_ns() is None
     assert followed.tracking.effects_to_send(now_ns=followed.world.now_ns) == []
     assert followed.world.session.next_event() is None
+
+
+class Rebooted(Sink):
+    """Forgets its connections at a time without a word, and answers as ever."""
+
+    def __init__(self, reboots_ns: int) -> None:
+        super().__init__()
+        self._reboots_ns = reboots_ns
+        self._known: set[int] = set()
+
+    def receive_connection(
+        self, connection: int, peer: Endpoint, interface_speed_bps: int = 0, *, now_ns: int
+    ) -> None:
+        self._known.add(connection)
+        super().receive_connection(connection, peer, interface_speed_bps, now_ns=now_ns)
+
+    def receive_stream(self, connection: int, data: bytes, *, now_ns: int) -> None:
+        if connection in self._known:
+            super().receive_stream(connection, data, now_ns=now_ns)
+
+    def receive_closed(self, connection: int, *, now_ns: int) -> None:
+        if connection in self._known:
+            super().receive_closed(connection, now_ns=now_ns)
+
+    def effects_to_send(self, *, now_ns: int) -> list[SinkEffect]:
+        if now_ns >= self._reboots_ns:
+            self._reboots_ns = 1 << 62
+            for connection in sorted(self._known):
+                super().receive_closed(connection, now_ns=now_ns)
+            self._known.clear()
+        return super().effects_to_send(now_ns=now_ns)
+
+
+class Unwilling(Sink):
+    """Has no time for another session for a while; those that it has go on."""
+
+    def __init__(self, since_ns: int, until_ns: int) -> None:
+        super().__init__()
+        self._busy_ns = range(since_ns, until_ns)
+        self._refused: set[int] = set()
+
+    def receive_connection(
+        self, connection: int, peer: Endpoint, interface_speed_bps: int = 0, *, now_ns: int
+    ) -> None:
+        if now_ns in self._busy_ns:
+            self._refused.add(connection)
+        else:
+            super().receive_connection(connection, peer, interface_speed_bps, now_ns=now_ns)
+
+    def receive_stream(self, connection: int, data: bytes, *, now_ns: int) -> None:
+        if connection not in self._refused:
+            super().receive_stream(connection, data, now_ns=now_ns)
+
+    def receive_closed(self, connection: int, *, now_ns: int) -> None:
+        if connection not in self._refused:
+            super().receive_closed(connection, now_ns=now_ns)
+
+
+def test_a_measurement_that_fails_beside_a_watch_is_made_again() -> None:
+    followed = follow(path(link(R, 0.3)), sink=Unwilling(6 * S, 9 * S))
+    followed.until(6500 * MS)
+    followed.tracking.measure_afresh(now_ns=6500 * MS)
+    followed.until(15 * S)
+    assert followed.ends() == []
+    told_ns, told = next(
+        (now_ns, told) for now_ns, told in followed.estimates() if told.since_ns >= 6500 * MS
+    )
+    assert told_ns > 9 * S
+    assert told.since_ns > 8500 * MS
+    # It did not ask all the time.
+    opened = [ns for ns, effect in followed.tracking.effects if isinstance(effect, OpenStream)]
+    assert len([ns for ns in opened if ns > 6 * S]) <= 4
+
+
+def test_a_sink_that_has_begun_anew_is_found_again() -> None:
+    followed = follow(path(link(R, 0.3)), sink=Rebooted(6 * S))
+    followed.until(20 * S)
+    assert followed.ends() == []
+    # Trains are reported again, so the estimates rest on them.
+    told = followed.estimates()[-1][1]
+    assert told.since_ns > 7 * S
+    followed.until(60 * S)
+    assert followed.estimates()[-1][1].since_ns > 30 * S
 
 
 def test_it_is_closed_in_order_beside_a_measurement_and_a_watch() -> None:
