@@ -64,6 +64,9 @@ GIVE_UP_NS = 30 * NS_PER_S
 # Numbers that were measured before a congestion ended are not waited for longer than this: two
 # reports of an alert watch and a measurement between.
 STALE_NS = 5 * NS_PER_S
+# Word of the end comes from another thread, and the measurement that it starts has begun by then. A
+# queue has been gone for longer than this before its end is told (`estimate.congestion`).
+TOLD_LATE_NS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ class Paths:
         self._judge(path, view.congestion, now_ns)
         if path.calm_ns is not None and (
             view.since_ns is None
-            or view.since_ns >= path.calm_ns
+            or view.since_ns >= path.calm_ns - TOLD_LATE_NS
             or now_ns >= path.calm_ns + STALE_NS
         ):
             path.calm_ns = None
