@@ -11,5 +11,8 @@
 `loss`           the share of probes that do not come back
 `path`           all of it together: which method holds on which kind of path
 `watch`          the same, followed with little traffic
+`queueing`       what each small probe waits, told at once
+`evidence`       tests that tell a change as soon as the samples bear it
+`congestion`     whether a path, or one flow's, is congested
 ===============  ==================================================================
 """
