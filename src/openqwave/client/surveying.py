@@ -128,6 +128,7 @@ class Surveyor:
         self._sessions: dict[Endpoint, tuple[int, Tracking, Running]] = {}
         self._budgets: dict[Endpoint, Budget] = {}
         self._verdicts: dict[Endpoint, Congestion] = {}
+        self._diagnosis = SocketDiagnosis()
         self._number = 0
 
     # -- for any thread ---------------------------------------------------------------
@@ -182,7 +183,6 @@ class Surveyor:
             # Without it routes are looked up as flows are made, and not followed.
             changes = PathChanges()
             poll.register(changes.fileno(), select.POLLIN)
-        diagnosis = SocketDiagnosis()
         count_s = 0.0
         idle_since_s = time.monotonic()
         try:
@@ -195,15 +195,15 @@ class Surveyor:
                 wake.take()
                 self._drain()
                 if changes is not None and changes.read():
-                    self._look_again()
+                    self._look_again(changes)
                 if self._sessions and time.monotonic() >= count_s:
                     count_s = time.monotonic() + _COUNT_S
-                    self._count(diagnosis)
+                    self._count()
                 self._subsystem.handle_timers()
         finally:
             if changes is not None:
                 changes.close()
-            diagnosis.close()
+            self._diagnosis.close()
             if self._experiments is not None:
                 with contextlib.suppress(QosError):
                     self._experiments.close()
@@ -298,6 +298,8 @@ class Surveyor:
             return
         match event:
             case Told(report=report, since_ns=since_ns, sent_bytes=sent_bytes):
+                # What flows send belongs to what was measured beside them.
+                self._count()
                 low = report.available_bps
                 view = PathView(
                     Fundamentals(
@@ -339,13 +341,16 @@ class Surveyor:
         )
         self._tell_ended(facts.host, why)
 
-    def _look_again(self) -> None:
+    def _look_again(self, changes: PathChanges) -> None:
         """Routes, links or neighbours have changed."""
+        with self._lock:
+            if self._pathfinder is not None:
+                self._pathfinder.hear_failures(changes.take_failures())
         for host in self._subsystem.look(lambda engine: engine.tracked_hosts()):
             found = self.find(host)
             self._subsystem.tell(partial(_receive_path, host, found))
 
-    def _count(self, diagnosis: SocketDiagnosis) -> None:
+    def _count(self) -> None:
         cookies = self._subsystem.look(lambda engine: engine.watched_sockets())
         if not cookies:
             return
@@ -358,7 +363,7 @@ class Surveyor:
                 for path in paths
                 if path.interface in links
             }
-            counters = diagnosis.counters(cookies)
+            counters = self._diagnosis.counters(cookies)
             self._subsystem.tell(
                 lambda engine, now_ns: engine.receive_counters(counters, loads, now_ns=now_ns)
             )

@@ -68,6 +68,14 @@ class PathFacts:
         """Is the host reached without a router?"""
         return not self.gateway
 
+    def is_same_way(self, other: PathFacts) -> bool:
+        """Do packets leave alike? What a packet may hold is learnt by and by, and does not count."""
+        return (self.interface, self.source, self.gateway) == (
+            other.interface,
+            other.source,
+            other.gateway,
+        )
+
     @property
     def first_hop(self) -> FirstHop:
         """What other paths share with this one."""

@@ -61,7 +61,8 @@ class Notices:
                 return self._paths.congestion_of(flow).is_congested is False
             case Want.AVAILABLE:
                 path = self._paths.of_flow(flow)
-                spare_bps = self._spare_bps(path, now_ns)
+                # What is remembered of a path that is not measured now promises nothing.
+                spare_bps = None if path.obstacle else self._spare_bps(path, now_ns)
                 if spare_bps is None or pending.rate_bps - flow.held_bps > spare_bps:
                     return False
                 flow.quote = self._ledger.quote(path.links, now_ns=now_ns)
@@ -135,8 +136,10 @@ class Notices:
             return True
         if self._spare_bps(path, now_ns) is None:
             return False
+        # What was said to be free before a congestion is not.
+        quote = None if path.congestion.is_congested else flow.quote
         most_bps = self._ledger.refuse(
-            flow.flow_id, path.links, rate_bps, quote=flow.quote, now_ns=now_ns
+            flow.flow_id, path.links, rate_bps, quote=quote, now_ns=now_ns
         )
         if most_bps is None:
             return True

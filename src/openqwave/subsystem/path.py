@@ -36,6 +36,7 @@ class Path:
         calm_ns: When a congestion ended, while older numbers are not to be believed.
         trackers: The handles that track the host.
         own_bps: What its flows under contract send; None while nobody counts.
+        own_seen_bps: What they sent when the view came, of which it speaks.
         is_running: Experiments were asked for, and have not ended.
         is_alert: With which effort.
         idle_ns: Since when nobody has an interest; None while somebody has.
@@ -53,6 +54,7 @@ class Path:
     calm_ns: int | None = None
     trackers: set[int] = field(default_factory=set)
     own_bps: int | None = None
+    own_seen_bps: int = 0
     is_running: bool = False
     is_alert: bool = False
     idle_ns: int | None = None

@@ -135,10 +135,11 @@ class Paths:
         if isinstance(found, PathFacts):
             # What failed a moment ago is tried again when its pause ends, not at every call.
             is_tried = path.is_running or path.obstacle is None or path.failing_ns is not None
-            if found == path.facts and is_tried:
-                return []
-            is_another = path.facts is not None and found != path.facts
+            is_another = path.facts is not None and not found.is_same_way(path.facts)
             path.facts = found
+            if is_tried and not is_another:
+                self._registry.touched.add(path.host)
+                return []
             path.obstacle = None
             path.has_no_sink = False
             path.pause_ns, path.failing_ns = FIRST_PAUSE_NS, None
@@ -176,6 +177,9 @@ class Paths:
             or now_ns >= path.calm_ns + STALE_NS
         ):
             path.calm_ns = None
+        held_bps = self._ledger.total_held_bps(path.host)
+        # Where nobody counts, what is held is taken to be in use.
+        path.own_seen_bps = held_bps if path.own_bps is None else min(path.own_bps, held_bps)
         self._tell_ledger(path)
         return path
 
@@ -197,9 +201,9 @@ class Paths:
         free_bps = None if path.view is None else path.view.fundamentals.available_bps
         if free_bps is not None and (path.congestion.is_congested or path.calm_ns is not None):
             free_bps = 0
-        held_bps = self._ledger.total_held_bps(path.host)
-        own_bps = held_bps if path.own_bps is None else min(path.own_bps, held_bps)
-        self._ledger.see(path.host, free_bps, own_bps)
+        # What has come into use since the view is not in its numbers.
+        path.own_seen_bps = min(path.own_seen_bps, self._ledger.total_held_bps(path.host))
+        self._ledger.see(path.host, free_bps, path.own_seen_bps)
 
     def _forget_view(self, path: Path) -> None:
         path.view = None
@@ -338,6 +342,8 @@ class Paths:
         self._timers.set(IdleEnds(path.host), None)
         self._timers.set(PauseEnds(path.host), None)
         self._ledger.forget(path.host)
+        if path.facts is not None and not self._ledger.total_held_bps(path.facts.first_hop):
+            self._ledger.forget(path.facts.first_hop)
         del self._paths[path.host]
 
     def interrupt(self) -> list[Experiment]:
