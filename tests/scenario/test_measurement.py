@@ -22,7 +22,7 @@ from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive
 from openqwave.probing import schedule
 from openqwave.probing.measurement import Measurement
 from openqwave.probing.outcomes import Failed, Failure
-from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Wish
+from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Restraint, Wish
 from tests.scenario.virtual import MS, Bystander, Hosts, S, VirtualWorld
 from tests.scenario.virtual_paths import (
     MBIT,
@@ -184,7 +184,8 @@ def test_it_costs_no_more_than_it_may_and_is_good_for_something(
             "allowed", path(link(round(rate * MBIT), 0.3)), wish=Wish(checks_priority=False)
         )
         uniform = random.Random(seed).random
-        session = Measurement(case.wish, random=uniform, allowance=allowance)
+        restraint = Restraint(allowance=allowance)
+        session = Measurement(case.wish, random=uniform, restraint=restraint)
         world = VirtualWorld(session, case.spec, seed=seed)
         end = finish(world).measured
         assert end.sent_bytes <= 1.05 * allowed_bytes
@@ -195,9 +196,23 @@ def test_it_costs_no_more_than_it_may_and_is_good_for_something(
     assert median(found) == pytest.approx(0.7, abs=0.12)
 
 
+def test_trains_back_to_back_leave_room_for_others() -> None:
+    times = []
+    for drain_factor in (2, 10):
+        restraint = Restraint(drain_factor=drain_factor)
+        session = Measurement(WHOLE, random=random.Random(1).random, restraint=restraint)
+        trains = trains_of(finish(VirtualWorld(session, path(link(R)))))
+        starts = [one.sent_ns[0] for one in trains if not one.gap_ns and len(one.sent_ns) == 8]
+        times.append(median(after - before for before, after in itertools.pairwise(starts)))
+    # A train takes 4.8 ms.
+    assert 9 * MS <= times[0] <= 30 * MS
+    assert 47 * MS <= times[1] <= 70 * MS
+
+
 def test_trains_are_no_longer_than_wished() -> None:
     for stage in (link(300 * MBIT, 0.3), bucket(5 * MBIT, 30_000, 100 * MBIT), turns(16)):
-        session = Measurement(WHOLE, random=random.Random(1).random, longest_packets=30)
+        restraint = Restraint(longest_packets=30)
+        session = Measurement(WHOLE, random=random.Random(1).random, restraint=restraint)
         found = finish(VirtualWorld(session, path(stage)))
         assert max(len(train.sent_ns) for train in trains_of(found)) == 30
 

@@ -245,6 +245,14 @@ def test_another_capacity_is_told() -> None:
     assert before < 1_875_000
 
 
+@pytest.mark.parametrize("seed", [1, 3, 4])
+def test_a_busy_path_is_not_congested_by_being_measured(seed: int) -> None:
+    followed = follow(path(link(R, 0.85)), seed=seed)
+    followed.until(7 * S)
+    told = [event.congestion for _, event in followed.told if isinstance(event, CongestionTold)]
+    assert [one.is_congested for one in told] == [False]
+
+
 class Scripted:
     """Stands in for the detector: congested while round trips are long."""
 

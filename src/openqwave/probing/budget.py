@@ -34,7 +34,7 @@ _BIT_NS = 8 * 1_000_000_000
 # step of trains of 32 packets, and a margin.
 UNKNOWN_BPS = 1_000_000
 # A pace is not for less than this part of the window: it would change all the time.
-LEAST_HORIZON_PART = 0.2
+LEAST_HORIZON_PART = 0.1
 # Parts of the window: what is held against the path for too long is a sixtieth of it.
 SLOTS = 60
 

@@ -44,7 +44,7 @@ from openqwave.probing.packet_pair import (
 )
 from openqwave.probing.payloads import headers_bytes, probegap_packet_bytes
 from openqwave.probing.probegap import GapLost, GapReturned, ProbegapInitiator, Spacing
-from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Sampled, Wish
+from openqwave.probing.progress import QUICK, Measured, Phase, Progressed, Restraint, Sampled, Wish
 from openqwave.probing.route_check import RouteChecked, RouteCheckInitiator, Verdict
 from openqwave.probing.schedule import Series
 from openqwave.probing.session import Event
@@ -63,8 +63,6 @@ PAIR, GAP, ROUTE = 1, 2, 3
 # Trains leave at least so far apart, and as much again at random: two trains in step with a
 # periodic disturbance would both meet it or both not.
 SPACING_NS = 5_000_000
-# And not before the one before has left the narrow link twice over.
-DRAIN_FACTOR = 2
 # A step whose trains are all lost is tried again with half the length; so often at most.
 MOST_RETRIES = 4
 # Where a link seems fast, so many trains of the full length are sent before they are looked at;
@@ -87,8 +85,7 @@ class Measurement(Bundle):
         order: Where flags go in their byte.
         base: What is added to `PAIR`, `GAP` and `ROUTE`, for an owner of several sessions.
         first_sequence: Number of the first small probe.
-        longest_packets: Of a train.
-        allowance: What all of it may cost, bytes of IP packets, by the capacity that is believed.
+        restraint: How far it goes.
     """
 
     def __init__(
@@ -99,14 +96,13 @@ class Measurement(Bundle):
         order: FlagOrder = FlagOrder.MSB_FIRST,
         base: int = 0,
         first_sequence: int = 1,
-        longest_packets: int = schedule.LONGEST,
-        allowance: Callable[[float | None], float] | None = None,
+        restraint: Restraint | None = None,
     ) -> None:
         super().__init__(headers_bytes(wish.version))
         self._wish = wish
         self._random = random
         self._probe_bytes = probegap_packet_bytes(wish.version)
-        self._allowance = allowance
+        self._restraint = restraint or Restraint()
         version = wish.version
         self._keys = pair, gap, route = base + PAIR, base + GAP, base + ROUTE
         self._pair = PacketPairInitiator(pair, version, random=random, limits=OPEN, order=order)
@@ -128,7 +124,7 @@ class Measurement(Bundle):
         self._step_packets = 0
         self._steady = Series(0, 0)
         self._retries = 0
-        self._most_packets = self._longest = longest_packets
+        self._longest = self._restraint.longest_packets
         # How many packets a token bucket let pass, if there is one.
         self._knee_packets = 0
         self._belief_bps: float | None = None
@@ -257,7 +253,7 @@ class Measurement(Bundle):
         series = schedule.ramp(self._step, self._belief_bps, self._step_packets, self._longest)
         if self._knee_packets:
             self._phase = Phase.STEADY
-            self._steady = schedule.beyond(self._knee_packets, self._most_packets)
+            self._steady = schedule.beyond(self._knee_packets, self._restraint.longest_packets)
             self._go_on_steadily(now_ns)
         elif series is not None and series == schedule.affordable(series, self._left_bytes()):
             self._step += 1
@@ -300,13 +296,13 @@ class Measurement(Bundle):
         self._phase = Phase.LOAD
         self._phase_end_ns = self._end_ns() - SETTLE_NS - self._longest_rtt_ns
         window_ns = max(0, self._phase_end_ns - now_ns)
-        is_quick = self._wish.is_quick
+        is_quick, longest = self._wish.is_quick, self._restraint.longest_packets
         left = self._left_bytes()
         probes_bps = (1 - schedule.PACED_PART) * left * 8e9 / max(1, window_ns)
         probes = schedule.probes_per_second(self._belief_bps, self._probe_bytes, probes_bps)
         self._gap.set_rate(probes, Spacing.POISSON, now_ns=now_ns)
         series = schedule.affordable(
-            schedule.paced(self._belief_bps, found, window_ns, is_quick, self._most_packets),
+            schedule.paced(self._belief_bps, found, window_ns, is_quick, longest),
             schedule.PACED_PART * left,
         )
         # Too few say nothing: then small probes have to do.
@@ -339,16 +335,17 @@ class Measurement(Bundle):
 
     def _left_bytes(self) -> float:
         """What may still be sent; asked while no train is queued."""
-        if self._allowance is None:
+        allowance = self._restraint.allowance
+        if allowance is None:
             return math.inf
-        return max(0.0, self._allowance(self._belief_bps) - self._sent_bytes)
+        return max(0.0, allowance(self._belief_bps) - self._sent_bytes)
 
     def _queue(self, series: Series, now_ns: int) -> None:
         """Queue trains one after the other, each when the one before has drained."""
         drain_ns = SPACING_NS
         if self._belief_bps is not None:
             packet_ns = schedule.packet_ns(self._belief_bps)
-            drain_ns += round(DRAIN_FACTOR * series.packets * packet_ns)
+            drain_ns += round(self._restraint.drain_factor * series.packets * packet_ns)
         at_ns = now_ns
         for _ in range(series.count):
             at_ns += round(self._random() * SPACING_NS)

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from openqwave.model.estimates import Congestion, PathReport
+from openqwave.probing import schedule
 from openqwave.probing.session import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from openqwave.estimate.samples import Sample
 
 
@@ -50,6 +53,23 @@ class Wish:
 QUICK = Wish(
     duration_ns=700_000_000, fast_duration_ns=700_000_000, is_quick=True, checks_priority=False
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """How far a measurement goes.
+
+    Attributes:
+        longest_packets: Of a train.
+        drain_factor: A train back to back does not leave before the one before has left the
+            narrow link so many times over.
+        allowance: What all of it may cost, bytes of IP packets, by the capacity that is believed,
+            None before the first belief; None for no limit.
+    """
+
+    longest_packets: int = schedule.LONGEST
+    drain_factor: float = 2.0
+    allowance: Callable[[float | None], float] | None = None
 
 
 # For a path that is tracked: a first answer within 0.9 s, the connection's set-up included, and a

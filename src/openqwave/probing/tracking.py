@@ -37,6 +37,7 @@ from openqwave.probing.progress import (
     CongestionTold,
     Estimated,
     Measured,
+    Restraint,
     Sampled,
     Wish,
     tracked,
@@ -66,6 +67,9 @@ KEYS, SEQUENCES = 8, 1 << 24
 SPACING_NS = 2 * S
 # And where it is wanted afresh.
 AFRESH_SPACING_NS = 200_000_000
+# Trains back to back take half of what is free, as far as it is known, and at least so much that
+# there is time for them; see `Restraint`.
+LEAST_DRAIN, MOST_DRAIN = 2.0, 12.0
 # How often the tempo is looked at.
 TEMPO_NS = S
 # Small probes that are lost without one that comes back, after which the sink is looked for.
@@ -120,11 +124,10 @@ class Tracking(Bundle):
         # When trains were heard of on which the watch's capacity rests.
         self._train_times_ns: deque[int] = deque(maxlen=TRAINS_KEPT)
         self._is_available_known = False
+        self._drain_factor = LEAST_DRAIN
         self._supports_priority: bool | None = None
         self._wants_thorough = True
-        self._wants_change = False
-        self._wants_afresh = False
-        self._is_afresh = False
+        self._wants_change = self._wants_afresh = self._is_afresh = False
         self._measured_ns = 0
         self._retry_ns = 0
         # In a row, without one that came back.
@@ -248,8 +251,11 @@ class Tracking(Bundle):
     def _believe(self, report: PathReport) -> None:
         self._is_available_known = isinstance(report.available_bps, Estimate)
         if isinstance(report.capacity_bps, Estimate):
-            self._spending.capacity_bps = report.capacity_bps.value
-            self._congestion.set_capacity_bps(report.capacity_bps.value)
+            capacity_bps = self._spending.capacity_bps = report.capacity_bps.value
+            self._congestion.set_capacity_bps(capacity_bps)
+            if isinstance(report.available_bps, Estimate):
+                wanted = 2 * capacity_bps / max(1, report.available_bps.value)
+                self._drain_factor = max(LEAST_DRAIN, min(MOST_DRAIN, wanted))
 
     def _tell(self, report: PathReport) -> None:
         self._since_ns = max(self._since_ns, self._train_times_ns[0])
@@ -257,14 +263,10 @@ class Tracking(Bundle):
 
     # -- the sessions inside ----------------------------------------------------------
 
-    def _next_number(self) -> int:
-        self._number += 1
-        return self._number
-
     def _begin_watch(self, samples: Sequence[Sample], now_ns: int) -> None:
         if self._watch is not None:
             self._drop(self._watch)
-        number = self._next_number()
+        self._number = number = self._number + 1
         self._watch = Watch(
             samples,
             self._wish,
@@ -280,7 +282,7 @@ class Tracking(Bundle):
         self._watch.start(now_ns=now_ns)
 
     def _measure(self, purpose: Purpose, now_ns: int) -> None:
-        number = self._next_number()
+        self._number = number = self._number + 1
         self._purpose, self._measuring_ns = purpose, now_ns
         self._measurement = measurement = Measurement(
             self._wish if purpose is Purpose.THOROUGH else self._quick_wish,
@@ -288,8 +290,7 @@ class Tracking(Bundle):
             order=self._order,
             base=number * KEYS,
             first_sequence=number * SEQUENCES + 1,
-            longest_packets=self._longest_packets,
-            allowance=self._allowance,
+            restraint=Restraint(self._longest_packets, self._drain_factor, self._allowance),
         )
         if self._watch is not None:
             self._watch.rest()
