@@ -7,7 +7,7 @@ Times for Detecting Changes in Distributions", Annals of Statistics 14, 1986).
 
 **A level of waits.** With the excess `x` of a wait over the slack, in slacks::
 
-    S = max(0, S + x max(1, x) dt)        told at S = patience
+    S = max(0, S + x min(max(1, x), 2) dt)        told at S = patience
 
 A wait of twice the slack is told after the patience, one of three times in a quarter of it: what
 overfills a link by half fills its queue at once, and what overfills it by a twentieth makes 50 ms
@@ -17,7 +17,7 @@ the verdict seldom.
 
 **A share of losses.** Each packet adds the logarithm of how much more likely its fate is with the
 share that is looked for than with the usual one, which is learned all the time. It is over when
-packets that arrive have taken the evidence of a thousand to one for what was seen.
+packets that arrive have taken the evidence of ten thousand to one for what was seen.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from math import log
 
 # Below this part of the slack a wait is calm; one that is not takes back one that is.
 CALM_PART = 0.75
+# A wait far above the slack may be one burst: it counts no more than this.
+MOST_WEIGHT = 2.0
 
 # Loss that is granted to every path, and the most that is taken for usual.
 LEAST_SHARE, MOST_SHARE = 0.01, 0.25
@@ -38,10 +40,10 @@ TIMES_SHARE = 3.0
 # What would have to be over is what was seen, of so many packets; at least this many times the
 # usual, or nothing could tell the two apart, and at most this, for a few packets that arrive in a
 # row must not be enough.
-SEEN_MEMORY, LEAST_TIMES, MOST_SEEN = 100.0, 2.0, 0.5
+SEEN_MEMORY, LEAST_TIMES, MOST_SEEN = 300.0, 2.0, 0.4
 # Odds of a million to one tell: at 100 packets a second, less than once in an hour by chance. Odds
-# of a thousand to one end it.
-SURE_OF_LOSS, SURE_OF_CALM = log(1e6), log(1e3)
+# of ten thousand to one end it.
+SURE_OF_LOSS, SURE_OF_CALM = log(1e6), log(1e4)
 
 
 class Standing:
@@ -70,7 +72,8 @@ class Standing:
                 self.clear()
             return
         excess = wait_ns / self.slack_ns - 1
-        self._sum_ns = max(0.0, self._sum_ns + excess * max(1.0, excess) * step_ns)
+        weight = min(max(1.0, excess), MOST_WEIGHT)
+        self._sum_ns = max(0.0, self._sum_ns + excess * weight * step_ns)
         if self._sum_ns >= self.patience_ns:
             self.is_standing, self._sum_ns = True, self._calm_ns
 
