@@ -108,7 +108,7 @@ def main() -> None:
                     return streams[name].send_at(order["bps"])
                 case "query":
                     return streams[name].flow.fundamentals(fresh=order.get("fresh", False))
-                case "path":
+                case "path" if name in streams:
                     return streams[name].flow.path()
                 case "available":
                     return streams[name].flow.wait_available(order["bps"], order["timeout_s"])

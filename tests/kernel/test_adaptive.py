@@ -73,7 +73,7 @@ class Program:
     def value(self, call: str, name: str = "", **arguments: object) -> Any:  # noqa: ANN401
         """The value of a call that has to succeed."""
         answer = self.ask(call, name, **arguments)
-        assert "error" not in answer, answer
+        assert "error" not in answer, (answer, self.ask("path", name))
         return answer["value"]
 
     def error(self, call: str, name: str = "", **arguments: object) -> str:

@@ -192,7 +192,7 @@ def test_a_sink_that_cannot_run_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "openqwave.cli.demo.probe.stage._QWAVE",
+        "openqwave.cli.demo.probe.stage.QWAVE",
         (sys.executable, "-c", "import sys; sys.exit('no port is free')"),
     )
     processors = os.sched_getaffinity(0)

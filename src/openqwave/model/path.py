@@ -69,7 +69,7 @@ class PathFacts:
         return not self.gateway
 
     def is_same_way(self, other: PathFacts) -> bool:
-        """Do packets leave alike? What a packet may hold is learnt by and by, and does not count."""
+        """Do packets leave alike? What one may hold is learnt by and by, and does not count."""
         return (self.interface, self.source, self.gateway) == (
             other.interface,
             other.source,
