@@ -427,11 +427,14 @@ def main(arguments: list[str] | None = None) -> int:
     sender.add_argument("address", help="a host's name or address")
     for mode in (receiver, sender):
         mode.add_argument("port", type=positive, nargs="?", default=PORT)
+    asked = parser.parse_args(arguments)
     why = ""
     try:
         # Ctrl-C is how a stream ends.
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(run(parser.parse_args(arguments)))
+            asyncio.run(run(asked))
+    except* ConnectionRefusedError:
+        why = f"nobody receives at {asked.address}, port {asked.port}: start it there first"
     except* (OSError, OverflowError, qw.QosError) as errors:
         why = str(errors.exceptions[0])
     if why:

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import openqwave as qw
 from openqwave.model.flow import Transport
-from openqwave.model.overhead import add_overhead, header_overhead_bytes, subtract_overhead
+from openqwave.model.overhead import add_overhead, header_overhead_bytes
 
 PORT = 40_007
 PAYLOAD = bytes(1_400)
@@ -60,20 +60,22 @@ class Sender:
     def __init__(self, sock: socket.socket, flow: qw.Flow, content_bps: int, tell: Teller) -> None:
         self.sock, self.flow, self.tell = sock, flow, tell
         version = 4 if sock.family == socket.AF_INET else 6
-        self.headers_bytes = header_overhead_bytes(version, Transport.UDP)
+        headers_bytes = header_overhead_bytes(version, Transport.UDP)
+        self.packet_bytes = len(PAYLOAD) + headers_bytes
         # Contracts count IP and transport headers.
-        self.wanted_bps = add_overhead(content_bps, len(PAYLOAD), self.headers_bytes)
-        self.rate_bps = 0
-        self.pacer: qw.Pacer | None = None
+        self.wanted_bps = add_overhead(content_bps, len(PAYLOAD), headers_bytes)
+        self.least_bps = max(1, self.wanted_bps // 10)
+        # Until a rate is granted: the least, as an ordinary stream.
+        self.granted_bps = 0
+        self.pacer: qw.Pacer | None = qw.Pacer(self.least_bps)
 
     def run(self, background: ThreadPoolExecutor, end_s: float) -> None:
         """Stream until a moment of `time.monotonic`."""
-        notice: Future[None] | None = None
-        if self.find_estimates(end_s):
-            self.begin()
-            notice = self.next_notice(background)
-        else:
-            self.set_rate(self.wanted_bps, qw.RateReason.NOT_APPLICABLE)
+        found = self.estimates(end_s)
+        if time.monotonic() >= end_s:
+            return
+        self.begin(self.wanted_bps if found is None else found.available_bps or 0)
+        notice = None if found is None else self.next_notice(background)
         sent_packets, second_s = 0, time.monotonic()
         while (now_s := time.monotonic()) < end_s:
             sent_packets += self.send_burst()
@@ -83,63 +85,55 @@ class Sender:
                 self.tell_second(sent_packets, now_s - second_s)
                 sent_packets, second_s = 0, now_s
 
-    def find_estimates(self, end_s: float) -> bool:
-        """Wait until the path is measured; False where it cannot be."""
+    def estimates(self, end_s: float) -> qw.Fundamentals | None:
+        """What the path can carry, once it is known; None where nobody can tell."""
         while time.monotonic() < end_s:
             try:
                 found = self.flow.fundamentals()
                 if found.bottleneck_bps is not None and found.available_bps is not None:
-                    return True
+                    return found
             except (qw.NoData, qw.RetryLater):
                 pass
             except qw.NotSupported as error:
                 self.tell("unmeasured", f"marks only: {error}", reason=str(error))
-                return False
+                return None
             self.tell("waiting", "the path is being measured")
             time.sleep(1)
-        return False
+        return None
 
-    def begin(self) -> None:
-        """Ask for the whole rate, or for what the path has of it."""
-        free_bps = self.flow.fundamentals().available_bps or 0
-        while self.rate_bps == 0:
-            rate_bps = min(self.wanted_bps, free_bps)
-            if rate_bps < self.wanted_bps // 10:
-                # Not worth a contract: a trickle without priority, until more is there.
-                self.pacer = qw.Pacer(self.wanted_bps // 10)
-                self.tell("trickle", "the path is full: streaming a tenth without priority")
-                return
+    def begin(self, free_bps: int) -> None:
+        """Ask for the whole rate, or for what the path has of it; less than a tenth is no use."""
+        while (rate_bps := min(self.wanted_bps, free_bps)) >= self.least_bps:
             try:
                 self.set_rate(rate_bps, qw.RateReason.NOT_APPLICABLE)
             except (qw.NetworkBusy, qw.RetryLater) as error:
                 self.tell("refused", f"refused: {error}", rate_bps=rate_bps, reason=str(error))
-                free_bps = min(rate_bps * 9 // 10, self.flow.fundamentals().available_bps or 0)
+                free_bps = rate_bps * 9 // 10
+                with contextlib.suppress(qw.NoData, qw.RetryLater):
+                    free_bps = min(free_bps, self.flow.fundamentals().available_bps or 0)
+            else:
+                return
+        self.tell("full", "the path is full: a tenth of the rate, without priority")
 
     def set_rate(self, rate_bps: int, reason: qw.RateReason) -> None:
-        """Ask for a rate. From here on the shaper, or the pacer, is the stream's clock."""
+        """Have a rate admitted. From here on the shaper, or the pacer, is the stream's clock."""
+        pacer = None
         try:
             self.flow.set_rate(rate_bps, shaping=qw.Shaping.SHAPE_AND_MARK, reason=reason)
-            self.pacer = None
         except qw.NotSupported:
             # The kernel cannot hold UDP to this rate here, so the program does.
             self.flow.set_rate(rate_bps, reason=reason, self_paced=True)
-            self.pacer = self.flow.pacer()
-        self.rate_bps = rate_bps
-        clock = "the kernel" if self.pacer is None else "the program"
+            pacer = self.flow.pacer()
+        self.granted_bps, self.pacer = rate_bps, pacer
+        clock = "the kernel" if pacer is None else "the program"
         dscp = self.flow.packet_priority().conformant_dscp
-        self.tell(
-            "rate",
-            f"granted {rate_bps / MBIT:.2f} Mbit/s, DSCP {dscp}, paced by {clock}",
-            rate_bps=rate_bps,
-            content_bps=subtract_overhead(rate_bps, len(PAYLOAD), self.headers_bytes),
-            reason=reason.name,
-            dscp=dscp,
-            paced_by=clock,
-        )
+        text = f"granted {rate_bps / MBIT:.2f} Mbit/s, DSCP {dscp}, paced by {clock}"
+        why = reason.name
+        self.tell("rate", text, rate_bps=rate_bps, reason=why, dscp=dscp, paced_by=clock)
 
     def next_notice(self, background: ThreadPoolExecutor) -> Future[None]:
         """Wait for congestion with the whole rate, for the whole rate without it."""
-        if self.rate_bps >= self.wanted_bps:
+        if self.granted_bps >= self.wanted_bps:
             return background.submit(self.flow.wait_congested)
         return background.submit(self.flow.wait_available, self.wanted_bps)
 
@@ -147,13 +141,11 @@ class Sender:
         """What was waited for has come; returns what is waited for next."""
         try:
             notice.result()
-            if self.rate_bps >= self.wanted_bps:
-                why = self.flow.path().congestion.reason
-                text = "it is over already" if why is None else why.value
-                self.tell("congested", f"congested: {text}", reason=text)
-                self.set_rate(self.wanted_bps // 10, qw.RateReason.CONGESTION)
+            if self.granted_bps >= self.wanted_bps:
+                self.tell("congested", "congested: down to a tenth")
+                self.set_rate(self.least_bps, qw.RateReason.CONGESTION)
             else:
-                self.tell("available", "the whole rate is there again")
+                self.tell("available", "the whole rate is there")
                 self.set_rate(self.wanted_bps, qw.RateReason.CONGESTION)
         except (qw.NetworkBusy, qw.RetryLater) as error:
             self.tell("refused", f"another was faster: {error}", reason=str(error))
@@ -163,33 +155,27 @@ class Sender:
         return self.next_notice(background)
 
     def send_burst(self) -> int:
-        """Send a fortieth of a second; returns how many packets that are."""
-        packet_bytes = len(PAYLOAD) + self.headers_bytes
-        rate_bps = self.rate_bps or self.wanted_bps // 10
-        packets = max(1, rate_bps // (8 * packet_bytes * BURSTS_PER_S))
+        """Send a fortieth of a second's packets; returns how many."""
+        rate_bps = self.granted_bps or self.least_bps
+        packets = max(1, rate_bps // (8 * self.packet_bytes * BURSTS_PER_S))
         for _ in range(packets):
             if self.pacer is not None:
-                self.pacer.wait(packet_bytes)
+                self.pacer.wait(self.packet_bytes)
             self.sock.send(PAYLOAD)
         return packets
 
     def tell_second(self, packets: int, elapsed_s: float) -> None:
         """Print what was sent, and what is known of the path."""
-        sent_bps = round(packets * (len(PAYLOAD) + self.headers_bytes) * 8 / elapsed_s)
+        sent_bps = round(8 * packets * self.packet_bytes / elapsed_s)
         known = qw.Fundamentals()
         with contextlib.suppress(qw.QosError):
             known = self.flow.fundamentals()
-        parts = (known.bottleneck_bps, known.available_bps)
-        path = " of which free ".join("?" if n is None else f"{n / MBIT:.2f}" for n in parts)
-        self.tell(
-            "second",
-            f"sent {sent_bps / MBIT:.2f} Mbit/s; path {path}",
-            sent_bps=sent_bps,
-            rate_bps=self.rate_bps,
-            bottleneck_bps=known.bottleneck_bps,
-            available_bps=known.available_bps,
-            rtt_ns=known.rtt_ns,
-        )
+        capacity_bps, free_bps = known.bottleneck_bps, known.available_bps
+        text = f"sent {sent_bps / MBIT:.2f} Mbit/s"
+        if capacity_bps is not None and free_bps is not None:
+            text += f"; of {capacity_bps / MBIT:.1f} Mbit/s {free_bps / MBIT:.1f} are free"
+        numbers = {"capacity_bps": capacity_bps, "available_bps": free_bps}
+        self.tell("second", text, sent_bps=sent_bps, granted_bps=self.granted_bps, **numbers)
 
 
 def send(address: str, port: int, content_bps: int, end_s: float, tell: Teller) -> None:
