@@ -281,7 +281,7 @@ class Adaptation:
         while self.player.rung is not LADDER[-1]:
             rung = LADDER[self.player.rung.number + 1]
             await self.flow.wait_available(rung.rate_bps(self.version))
-            self.tell("available", f"{rung.channels} channels are possible", rung=rung.number)
+            self.tell("available", f"{rung.channels}-channel sound is possible", rung=rung.number)
             # Another may have been faster; then there is a next time.
             with contextlib.suppress(qw.NetworkBusy, qw.RetryLater):
                 await self.step(rung, qw.RateReason.HIGHER_CONTENT_ENCODING)
@@ -294,7 +294,7 @@ class Adaptation:
         await self.flow.set_rate(rate_bps, reason=reason, self_paced=True)
         self.player.rung = rung
         dscp = (await self.flow.packet_priority()).conformant_dscp
-        text = f"{rung.channels} channels, {rate_bps / 1e6:.2f} Mbit/s, DSCP {dscp}"
+        text = f"{rung.channels}-channel sound, {rate_bps / 1e6:.2f} Mbit/s, DSCP {dscp}"
         self.tell("step", text, rung=rung.number, rate_bps=rate_bps, reason=reason.name, dscp=dscp)
 
 
@@ -355,7 +355,7 @@ class Receiver(asyncio.DatagramProtocol):
         del address
         if self.reception.take(data, time.monotonic()) and self.reception.rung is not None:
             rung = self.reception.rung
-            self._tell("step", f"{rung.channels} channels", rung=rung.number)
+            self._tell("step", f"{rung.channels}-channel sound", rung=rung.number)
         if self.reception.is_over:
             self.is_over.set()
 

@@ -1,4 +1,4 @@
-"""The Python of the README and the first page of the docs runs as it stands."""
+"""The Python of the README and of the docs' pages for programs runs as it stands."""
 
 from __future__ import annotations
 
@@ -86,3 +86,17 @@ def test_the_first_stream() -> None:
         exec(f"async def page():\n{body}", scope)  # noqa: S102 - our own page
         asyncio.run(scope["page"]())
         assert tos(sock) == 0
+
+
+def test_a_stream_that_adapts(tcp: socket.socket) -> None:
+    asked, followed = blocks("docs/adaptive.md")
+    names: dict[str, Any] = {"sock": tcp, "marks": []}
+    exec(asked + "    marks.append(sock.getsockopt(0, 1))\n", names)  # noqa: S102 - our own page
+    assert names["marks"] == [40 << 2]
+    assert tos(tcp) == 0
+    body = textwrap.indent(followed, "    ")
+    exec(f"async def page():\n{body}", names)  # noqa: S102 - our own page
+    # To this host itself there is nothing to be told of.
+    with pytest.raises(names["qw"].NotSupported):
+        asyncio.run(names["page"]())
+    assert tos(tcp) == 0
