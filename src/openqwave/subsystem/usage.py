@@ -10,7 +10,9 @@ in proportion to its contract and never more than that. Other programs' traffic 
 interface is then taken for theirs, by which a contract that is not in use may be lent to others
 until it is.
 
-Rates are means over about a second: as long as an estimate looks back.
+Rates are means over about a second: as long as an estimate looks back. A flow that has stopped is
+not in the next estimate any more, though it is in that mean for a while, and what it holds would be
+sold twice; so what its contract has in use is never more than the last two readings found.
 """
 
 from __future__ import annotations
@@ -58,6 +60,14 @@ class _Meter:
     count: int
     at_ns: int
     rate_bps: float = 0.0
+    # What the last reading found by itself, and the higher of the last two.
+    seen_bps: float = 0.0
+    lately_bps: float = 0.0
+
+    @property
+    def used_bps(self) -> float:
+        """What was sent when the next estimate was made, and not more."""
+        return min(self.rate_bps, self.lately_bps)
 
     def read(self, count: int, now_ns: int) -> float:
         """Take the count of now; returns the smoothed rate."""
@@ -66,11 +76,12 @@ class _Meter:
             return self.rate_bps
         if count < self.count or elapsed_ns > LONGEST_NS:
             # Another socket or interface, or too long ago.
-            self.rate_bps = 0.0
+            self.rate_bps = self.seen_bps = self.lately_bps = 0.0
         else:
             seen_bps = (count - self.count) * _BITS_NS / elapsed_ns
             weight = min(1.0, elapsed_ns / SMOOTHING_NS)
             self.rate_bps += weight * (seen_bps - self.rate_bps)
+            self.seen_bps, self.lately_bps = seen_bps, max(seen_bps, self.seen_bps)
         self.count, self.at_ns = count, now_ns
         return self.rate_bps
 
@@ -122,7 +133,7 @@ class Usage:
             meters[cookie] = meter
             rate_bps = meter.read(counted.sent_bytes, now_ns)
             tcp_bps[interface] = tcp_bps.get(interface, 0.0) + rate_bps
-            own_bps[path] += min(rate_bps, flow.held_bps)
+            own_bps[path] += min(meter.used_bps, flow.held_bps)
         self._sockets = meters
         self._links = {
             interface: self._links.get(interface) or _Meter(load.sent_bytes, now_ns)
@@ -132,7 +143,8 @@ class Usage:
             sent_bps = self._links[interface].read(load.sent_bytes, now_ns)
             shares = udp.get(interface, [])
             held_bps = sum(rate_bps for _, rate_bps in shares)
-            left_bps = max(0.0, sent_bps - tcp_bps.get(interface, 0.0))
+            used_bps = self._links[interface].used_bps
+            left_bps = max(0.0, used_bps - tcp_bps.get(interface, 0.0))
             for path, rate_bps in shares:
                 own_bps[path] += rate_bps * min(1.0, left_bps / held_bps)
             self._tell_first_hops(interface, load, sent_bps, own_bps)
