@@ -132,12 +132,10 @@ class Asked:
         return self.story.answered_ns[self.request_id] - self.asked_ns
 
     def result(self, within_ns: int = 0) -> Value | Refusal:
-        """The answer, which comes at once, or so long after the request."""
-        story = self.story
-        story.goes_on_until(self.asked_ns + within_ns, lambda: self.is_answered)
-        assert self.is_answered, f"not answered within {within_ns / S} s"
-        assert self.took_ns <= within_ns, f"answered after {self.took_ns / S} s"
-        return story.answers[self.request_id]
+        """The answer, which is there already, or comes within so long from now."""
+        self.story.goes_on_until(self.story.now_ns + within_ns, lambda: self.is_answered)
+        assert self.is_answered, f"not answered {within_ns / S} s later"
+        return self.story.answers[self.request_id]
 
     def is_granted(self, within_ns: int = 0) -> Asked:
         result = self.result(within_ns)
@@ -155,7 +153,7 @@ class Asked:
         return self
 
     def is_aborted(self) -> Asked:
-        return self.is_refused(ErrorCode.ERROR_OPERATION_ABORTED, self.story.now_ns - self.asked_ns)
+        return self.is_refused(ErrorCode.ERROR_OPERATION_ABORTED)
 
     def waits(self) -> Asked:
         """It has no answer yet."""
@@ -186,6 +184,12 @@ class Program:
 
     def stops_tracking(self, path: StoryPath) -> Asked:
         return self.puts(rq.StopTracking(path.host))
+
+    def asks_about(self, flow: StoryFlow, *, is_root: bool = False) -> Asked:
+        """Ask for the fundamentals of a flow, which may be another program's."""
+        caller = ROOT if is_root else USER
+        request = rq.QueryFlow(flow.flow_id, rq.Question.FUNDAMENTALS, caller, is_root)
+        return self.puts(request)
 
     def closes(self) -> None:
         self.puts(rq.CloseHandle()).is_granted()
@@ -345,9 +349,9 @@ class Sender:
         self._rate_bps = 0
         self._since_ns = path.story.now_ns
         self._turn = 0
-        self._sent_bytes = 0.0
-        self.lost_packets = 0
-        self.rtt_ns: int | None = None
+        self._sent_bytes = self._lost = self._marked = 0.0
+        self._loss = self._marks = 0.0
+        self._rtt_ns: int | None = None
 
     def send(self, rate_bps: int) -> None:
         """Another rate from now on."""
@@ -360,6 +364,11 @@ class Sender:
     def stop(self) -> None:
         self.send(0)
 
+    def suffer(self, *, loss: float = 0.0, marks: float = 0.0, rtt_ns: int | None = None) -> None:
+        """What the kernel sees of its packets from now on: parts of them, and the round trip."""
+        self._settle()
+        self._loss, self._marks, self._rtt_ns = loss, marks, rtt_ns
+
     def _times(self, turn: int, spacing_ns: int) -> Iterator[int]:
         time_ns = self._path.story.now_ns
         while self._turn == turn:
@@ -368,8 +377,11 @@ class Sender:
 
     def _settle(self) -> None:
         now_ns = self._path.story.now_ns
-        self._sent_bytes += self._rate_bps * (now_ns - self._since_ns) / (8 * S)
+        sent = self._rate_bps * (now_ns - self._since_ns) / (8 * S)
         self._since_ns = now_ns
+        self._sent_bytes += sent
+        self._lost += sent / PACKET_BYTES * self._loss
+        self._marked += sent / PACKET_BYTES * self._marks
 
     @property
     def sent_bytes(self) -> int:
@@ -383,10 +395,11 @@ class Sender:
             return FlowCounters()
         return FlowCounters(
             sent_bytes=self.sent_bytes,
-            delivered_packets=self.sent_bytes // PACKET_BYTES,
-            lost_packets=self.lost_packets,
-            rtt_ns=self.rtt_ns,
-            least_rtt_ns=None if self.rtt_ns is None else 10 * MS,
+            delivered_packets=int(self._sent_bytes / PACKET_BYTES - self._lost),
+            delivered_ce_packets=int(self._marked),
+            lost_packets=int(self._lost),
+            rtt_ns=self._rtt_ns,
+            least_rtt_ns=None if self._rtt_ns is None else 10 * MS,
         )
 
 
@@ -403,7 +416,7 @@ class StoryPath:
         self.found: rq.Found = self._facts(interface=1)
         # What was wanted of its experiments, with the time.
         self.wanted: list[tuple[int, Experiment]] = []
-        self.is_running = self.is_alert = False
+        self._is_running = self._is_alert = False
         self.probe_bytes = 0
         self._verdict = Congestion()
         self._budget = Budget()
@@ -413,6 +426,14 @@ class StoryPath:
     def _facts(self, *, interface: int, speed_bps: int = 0) -> PathFacts:
         name, source = f"eth{interface}", endpoint("192.0.2.100").packed
         return PathFacts(self.host, interface, name, source, b"", 1500, LinkType.WIRED, speed_bps)
+
+    def runs(self) -> bool:
+        """Are there experiments?"""
+        return self._is_running
+
+    def is_alert(self) -> bool:
+        """Are they to be quick?"""
+        return self._is_alert
 
     @property
     def facts(self) -> PathFacts | None:
@@ -482,7 +503,7 @@ class StoryPath:
         self.story.carry_out(engine.receive_congestion(self.host, verdict, now_ns=now_ns))
 
     def _tell_end(self, why: Unmeasurable | Refusal) -> None:
-        self.is_running, self._session = False, None
+        self._is_running, self._session = False, None
         self._verdict = Congestion()
         engine, now_ns = self.story.engine, self.story.now_ns
         self.story.carry_out(engine.receive_experiments_ended(self.host, why, now_ns=now_ns))
@@ -516,22 +537,22 @@ class StoryPath:
         self.wanted.append((self.story.now_ns, effect))
         match effect:
             case StartExperiments():
-                assert not self.is_running, "experiments were begun twice"
-                self.is_running, self.is_alert = True, False
+                assert not self._is_running, "experiments were begun twice"
+                self._is_running, self._is_alert = True, False
                 self._verdict = Congestion()
                 self._start()
             case StopExperiments():
-                assert self.is_running, "experiments were ended that did not run"
-                self.is_running = self.is_alert = False
+                assert self._is_running, "experiments were ended that did not run"
+                self._is_running = self._is_alert = False
                 session, self._session = self._session, None
                 self._act(lambda: None if session is None else session.close())
             case SetEffort(is_alert=is_alert):
-                assert self.is_running
-                self.is_alert = is_alert
+                assert self._is_running
+                self._is_alert = is_alert
                 effort, session = Effort.ALERT if is_alert else Effort.LIGHT, self._session
                 self._act(lambda: _set_effort(session, effort, self.story.now_ns))
             case MeasureAfresh():
-                assert self.is_running
+                assert self._is_running
                 session = self._session
                 self._act(lambda: _measure_afresh(session, self.story.now_ns))
 
@@ -558,7 +579,7 @@ class StoryPath:
         while self.world.events:
             event = self.world.events.pop(0)
             # What a session says after it was ended is not heard.
-            if self.is_running:
+            if self._is_running:
                 self.hear(event)
 
     # -- what is on the wire ----------------------------------------------------------
@@ -893,7 +914,7 @@ class Story:
 
     def _count_in_turn(self) -> None:
         self._count_ns = self.now_ns + COUNT_NS
-        if any(path.is_running for path in self.paths):
+        if any(path.runs() for path in self.paths):
             self._count()
 
     def _engine_timer(self) -> None:
