@@ -30,7 +30,7 @@ FiguresAsJson = Annotated[
 Live = Annotated[
     bool,
     typer.Option(
-        "--live/--no-live", help="A live view where output is a terminal; else one line a second."
+        "--live/--no-live", help="A live view where output is a terminal; else lines as it goes."
     ),
 ]
 
@@ -144,7 +144,7 @@ def demo(
     calls QOSAddSocketToFlow and QOSSetFlow. Needs root or user namespaces; touches nothing
     outside, and leaves nothing behind.
 
-    `qwave demo probe` shows how paths are measured.
+    `qwave demo probe` shows how paths are measured, `qwave demo adaptive` what programs make of it.
 
     Exit status: 0 if the stream in its flow lost at most 0.1 %, was delayed less than a quarter
     as long as before and carried its mark; 1 if not; 2 if the demo cannot run here.
@@ -184,6 +184,35 @@ def demo_probe(
     1 if not; 2 if the demo cannot run here, or the machine was too busy to judge.
     """
     from openqwave.cli.demo.probe.command import Options, run_demo
+
+    raise typer.Exit(run_demo(Options(chart, as_json=as_json, live=live)))
+
+
+@demo_app.command("adaptive")
+def demo_adaptive(
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            "--chart",
+            metavar="PATH",
+            help="Draw rates, delays and calls over time, as .png or .svg.",
+        ),
+    ] = None,
+    as_json: FiguresAsJson = False,
+    live: Live = True,
+) -> None:
+    """Show two streams that adapt to a path which others fill, and what they are told of it.
+
+    Builds two hosts with a link of 20 Mbit/s between them, in network namespaces of its own.
+    `qwave sink` runs on one host; a program on the other has two streams of 12 Mbit/s admitted.
+    The second is refused and takes what is there; others come and it is told of congestion; they
+    go, and it is told that its rate is there again. Takes 30 seconds. Needs root or user
+    namespaces, and /dev/net/tun; touches nothing outside, and leaves nothing behind.
+
+    Exit status: 0 if everything happened that should, when it should; 1 if not; 2 if the demo
+    cannot run here, or the machine was too busy to judge.
+    """
+    from openqwave.cli.demo.adaptive.command import Options, run_demo
 
     raise typer.Exit(run_demo(Options(chart, as_json=as_json, live=live)))
 

@@ -16,23 +16,27 @@ sample to its last, so both speak of the same packets of others.
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from openqwave.cli.demo.backstage import (
+    QWAVE,
+    Program,
+    between,
+    give_up_a_cpu,
+    memory,
+    processor_wait_ns,
+)
 from openqwave.cli.demo.probe.cases import CASES, Case
 from openqwave.cli.interruption import Interruption
 from openqwave.cli.probe.failures import INCONCLUSIVE, MEASURED
 from openqwave.cli.probe.outcome import Outcome
 from openqwave.cli.probe.recording import read
 from openqwave.estimate.samples import Sample, Train
-from openqwave.lab.emulation import EmulatedLink, EmulatorCounters, WayCounters
-from openqwave.lab.hosts import Host
+from openqwave.lab.emulation import EmulatedLink, EmulatorCounters
 from openqwave.lab.pathmodel import Truth
 from openqwave.lab.topology import Lab
 
@@ -42,8 +46,6 @@ TICK_S = 0.25
 STARTING_S = 0.02
 # A measurement takes 3 s and its program's start less than one; the rest is a busy machine.
 PATIENCE_S = 30.0
-
-_QWAVE = (sys.executable, "-m", "openqwave.cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Stage:
             raise
 
     def _build(self) -> None:
-        emulator_cpu = self._give_up_a_cpu()
+        emulator_cpu = give_up_a_cpu(self._resources)
         lab = self._resources.enter_context(Lab())
         self._near, self._far = lab.host("near"), lab.host("far")
         # Not before ordinary processes: the kernel would take it off its processor for 50 ms each
@@ -122,21 +124,11 @@ class Stage:
         self._link = lab.emulated_link(self._near, self._far, CASES[0].spec, cpu=emulator_cpu)
         self._interruption.check()
         # After the link: whom it answers is decided by that.
-        self._sink = _Program(self._far, self._resources, "sink")
+        self._sink = Program(self._far, self._resources, (*QWAVE, "sink"))
         while not self._sink.output():
             if self._sink.status is not None:
                 raise RuntimeError(self._sink.last_error())
             self._interruption.pause(STARTING_S)
-
-    def _give_up_a_cpu(self) -> int | None:
-        """Keep this process, and what it starts, off one processor; None where there is but one."""
-        allowed = os.sched_getaffinity(0)
-        if len(allowed) < 2:
-            return None
-        given_up = max(allowed)
-        os.sched_setaffinity(0, allowed - {given_up})
-        self._resources.callback(os.sched_setaffinity, 0, allowed)
-        return given_up
 
     def moments(self) -> Iterator[Moment]:
         """Measure one link after the other; `records` grows before a moment that is over.
@@ -152,13 +144,13 @@ class Stage:
 
     def _measure(self, case: Case, link: EmulatedLink) -> Iterator[Moment]:
         started_s = time.monotonic()
-        counters, waited_ns = link.counters(), _waited_ns(link.emulator.pid)
+        counters, waited_ns = link.counters(), processor_wait_ns(link.emulator.pid)
         with contextlib.ExitStack() as resources:
-            samples = _memory(resources)
-            probe = _Program(
+            samples = memory(resources)
+            probe = Program(
                 self._near,
                 resources,
-                *("probe", "--samples", f"/proc/self/fd/{samples}", link.b.ipv4),
+                (*QWAVE, "probe", "--samples", f"/proc/self/fd/{samples}", link.b.ipv4),
                 pass_fd=samples,
             )
             while probe.status is None:
@@ -169,14 +161,14 @@ class Stage:
                 self._interruption.pause(TICK_S)
             if probe.status not in (MEASURED, INCONCLUSIVE):
                 raise RuntimeError(probe.last_error() or f"qwave probe ended by {probe.status}")
-            waited_ns = _waited_ns(link.emulator.pid) - waited_ns
+            waited_ns = processor_wait_ns(link.emulator.pid) - waited_ns
             recording = read(Path(f"/proc/self/fd/{samples}"))
             record = Record(
                 case,
                 recording.outcome(),
                 recording.samples,
                 _truth(case, recording.samples, link),
-                _between(counters, link.counters()),
+                between(counters, link.counters()),
                 waited_ns / 1e9 / (time.monotonic() - started_s),
             )
             self.records.append(record)
@@ -193,16 +185,6 @@ class Stage:
         self.close()
 
 
-def _waited_ns(pid: int) -> int:
-    """How long a process has waited for a processor; 0 where the kernel does not count it."""
-    try:
-        # Time on a processor, time waiting for one, and how often (Documentation/scheduler/
-        # sched-stats.rst of the kernel).
-        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1])
-    except FileNotFoundError:
-        return 0
-
-
 def _truth(case: Case, samples: Sequence[Sample], link: EmulatedLink) -> Truth:
     """What a link carried from the first sample to the last."""
     times_ns = [sent_ns(sample) for sample in samples]
@@ -212,63 +194,3 @@ def _truth(case: Case, samples: Sequence[Sample], link: EmulatedLink) -> Truth:
     ahead_ns = time.time_ns() - time.monotonic_ns()
     forward, _ = link.truth(min(times_ns) - ahead_ns, max(times_ns) - ahead_ns)
     return forward
-
-
-def _between(before: EmulatorCounters, after: EmulatorCounters) -> EmulatorCounters:
-    """Counters with the lateness of the frames between two readings."""
-
-    def gained(then: WayCounters, now: WayCounters) -> WayCounters:
-        pairs = zip(then.lateness, now.lateness, strict=True)
-        return replace(now, lateness=tuple(late - earlier for earlier, late in pairs))
-
-    return replace(
-        after,
-        forward=gained(before.forward, after.forward),
-        backward=gained(before.backward, after.backward),
-    )
-
-
-def _memory(resources: contextlib.ExitStack) -> int:
-    """Make a file in memory; return its descriptor."""
-    fd = os.memfd_create("openqwave-demo")
-    resources.callback(os.close, fd)
-    return fd
-
-
-class _Program:
-    """`qwave` on a host, writing to memory; it ends with the lab."""
-
-    def __init__(
-        self,
-        host: Host,
-        resources: contextlib.ExitStack,
-        *arguments: str,
-        pass_fd: int | None = None,
-    ) -> None:
-        self._output, self._errors = _memory(resources), _memory(resources)
-        self._process = host.popen(
-            [*_QWAVE, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._errors,
-            pass_fds=() if pass_fd is None else (pass_fd,),
-        )
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status; None while it runs."""
-        return self._process.poll()
-
-    def output(self) -> str:
-        """All that it has written so far."""
-        return _text(self._output)
-
-    def last_error(self) -> str:
-        """The last line that it has written to standard error."""
-        lines = _text(self._errors).splitlines()
-        return lines[-1] if lines else ""
-
-
-def _text(fd: int) -> str:
-    # Not by read, which would move the place where the program writes.
-    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
