@@ -7,16 +7,17 @@ RFC 8289 section 3). What a probe waits is told by `queueing`, and when it has w
 random queues; and more where the path itself is unsteady, as Wi-Fi is.
 
 Simulated with 20 Mbit/s, 100 probes a second at random moments, and packets of others at random:
-no notice in two hours at 85 % of load, and told after 350 ms at 105 %, 260 at 110 %, 200 at 120 %,
-140 at 150 % and 125 at 200 % (medians). A detector that is faster at 105 % gives false notices at
+no notice in two hours at 85 % of load, and told after 370 ms at 105 %, 280 at 110 %, 200 at 120 %,
+155 at 150 % and 130 at 200 % (medians). A detector that is faster at 105 % gives false notices at
 85 %: in 200 ms the arrivals of the one are no more than four standard deviations from the other's.
 
 **Losses.** Where a queue is too short to be seen, or a policer drops, small probes are lost. Each
 that is lost or not is evidence for the loss that the path has always had, or for three times as
 much, 15 % at least (`evidence`); random loss is thus no congestion. Losses while a queue stands are
 the queue's and count no more. That a probe is lost is known when it has been waited for, 200 ms at
-least (`probing.gaps`): half lost is told after some 350 ms, a third after 400, 15 % after one to
-two seconds, and its end half a second later. A sink that is silent is not congestion.
+least (`probing.gaps`): half lost is told after some 350 ms, a third after 500, 15 % after one to
+two seconds, and the end of it after half a second to one and a half. A sink that is silent is not
+congestion.
 
 **A flow's own packets.** A TCP flow under contract is paced below what was admitted, and makes no
 queue by itself. If its packets wait, are lost or marked nevertheless, others have filled the path.
@@ -69,8 +70,6 @@ LONGEST_STEP_NS, LONGEST_CALM_STEP_NS = 50 * MS, 25 * MS
 # which jitter exceeds less often than once in a thousand; learned over ten seconds.
 DEVIATIONS = 4
 LEARNING_NS = 10 * S
-# A single one does not teach more than this many times the slack.
-MOST_LESSON = 2
 # What stands for so long is the path.
 USUAL_NS = 300 * S
 # So many probes, over so long, before anything is said.
@@ -188,12 +187,10 @@ class PathCongestion:
 
     def _learn(self, passed_ns: int) -> None:
         """Learn how unsteady the path is by itself."""
-        lesson_ns = float(self._least_ns)
+        weight = 1 / self._count
         if self._is_ready:
-            lesson_ns = min(lesson_ns, MOST_LESSON * self._standing.slack_ns)
             weight = min(passed_ns, LONGEST_STEP_NS) / LEARNING_NS
-        else:
-            weight = 1 / self._count
+        lesson_ns = min(self._least_ns, MOST_SLACK_NS)
         self._mean_ns += weight * (lesson_ns - self._mean_ns)
         self._deviation_ns += weight * (abs(lesson_ns - self._mean_ns) - self._deviation_ns)
         self._adjust()
