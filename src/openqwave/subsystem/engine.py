@@ -668,7 +668,7 @@ class Engine:
             case rq.Question.PATH:
                 if not flow.is_adaptive:
                     return _no(ErrorCode.ERROR_NOT_SUPPORTED, "a non-adaptive flow has no path")
-                return self._notices.status(self._paths.of_flow(flow), self._now_ns)
+                return self._notices.status(flow, self._now_ns)
 
     def _query_afresh(self, request_id: int, flow: Flow, request: rq.QueryFlow) -> _Outcome:
         refusal = self._notices.refuse_waiting(flow)

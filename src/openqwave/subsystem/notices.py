@@ -99,8 +99,9 @@ class Notices:
             flow.quote = self._ledger.quote(path.links, now_ns=now_ns)
         return Fundamentals(known.bottleneck_bps, max(0, spare_bps), known.rtt_ns)
 
-    def status(self, path: Path, now_ns: int) -> PathStatus:
-        """Everything that is believed of a path."""
+    def status(self, flow: Flow, now_ns: int) -> PathStatus:
+        """Everything that is believed of a flow's path; congested is also what the flow is."""
+        path = self._paths.of_flow(flow)
         view = self._paths.view_of(path, now_ns)
         obstacle = path.obstacle
         return PathStatus(
@@ -110,7 +111,7 @@ class Notices:
             None if view is None else view.available_low_bps,
             0.0 if view is None else view.confidence,
             None if view is None else now_ns - path.seen_ns,
-            path.congestion,
+            self._paths.congestion_of(flow),
             self._ledger.total_held_bps(path.host),
             path.own_bps,
             0 if path.view is None else path.view.sent_bytes,
