@@ -227,12 +227,14 @@ def test_a_flow_s_own_packets_tell_of_congestion(
     notice.waits()
     flow.sender.suffer(**how)  # type: ignore[arg-type]  # a round trip is whole
     notice.is_told(within_ns=1500 * MS)
+    found = story.path.status(flow).congestion
+    assert (found.is_congested, found.reason) == (True, reason)
     # It is this flow's trouble, and no verdict on the path.
     elsewhere.waits()
+    assert story.path.status(other).congestion.is_congested is False
     flow.sender.suffer(rtt_ns=11 * MS)
     relief = flow.wants_to_hear_of_relief().waits()
     relief.is_told(within_ns=5 * S)
-    assert reason in CongestionReason
 
 
 # "Without OVERLAPPED the call blocks until its condition holds.": a path that is not measured for a

@@ -30,7 +30,7 @@ def test_tracking_begins_experiments_and_they_are_light() -> None:
     story.program.tracks(story.path).is_granted()
     assert story.path.runs()
     assert not story.path.is_alert()
-    assert not story.paths[1].is_running
+    assert not story.paths[1].runs()
 
 
 # By contract: "Adaptive: [...] experiments start if the client was not tracked."
@@ -66,7 +66,8 @@ def test_tracking_is_counted_once_for_each_handle() -> None:
     assert not story.path.runs()
 
 
-# "lets go of its tracked clients, which stay warm for a limited time [decision: 120 s]"
+# By contract: "lets go of its tracked clients, which stay warm for a limited time [decision:
+# 120 s]"
 def test_a_program_that_restarts_finds_its_paths_measured() -> None:
     story = Story()
     program = story.another_program()
@@ -192,7 +193,7 @@ def held(story: Story) -> StoryFlow:
     return flow
 
 
-# "path: (outgoing interface, local address, destination address, family)"
+# By contract: "path: (outgoing interface, local address, destination address, family)"
 def test_another_interface_is_another_path() -> None:
     story = Story()
     flow = held(story)
@@ -252,7 +253,7 @@ def test_an_adapter_that_is_taken_out_and_put_back() -> None:
 BROKEN = Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, "the connection broke")
 
 
-# "the sink's connection broke: ERROR_UNEXP_NET_ERR"
+# By contract: "the sink's connection broke: ERROR_UNEXP_NET_ERR"
 def test_experiments_that_fail_are_begun_again_after_longer_and_longer_pauses() -> None:
     story = Story()
     flow = held(story)
