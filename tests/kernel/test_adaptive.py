@@ -8,38 +8,29 @@ machine moves them (`tests/scenario`), and here with ten times the room.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from openqwave.lab import taps
-from openqwave.lab.links import Cross, CrossKind, DuplexSpec, PathSpec, Stage
+from openqwave.lab.shape import Bottleneck
 from tests.kernel.qwave import TIMEOUT_S, Sink
 
 if TYPE_CHECKING:
     from openqwave.lab.capture import CapturedPacket
-    from openqwave.lab.emulation import EmulatedLink
+    from openqwave.lab.hosts import Link
     from openqwave.lab.topology import Host, Lab
 
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.skipif(
-        not os.access(taps.DEVICE, os.R_OK | os.W_OK), reason=f"{taps.DEVICE} is closed to us"
-    ),
-]
+pytestmark = pytest.mark.kernel
 
-MBPS, MS = 1_000_000, 1_000_000
+MBPS = 1_000_000
 RATE_BPS = 20 * MBPS
-PLAIN = Stage(rate_bps=RATE_BPS, queue_bytes=RATE_BPS // 8 // 10, delay_ns=5 * MS)
-OVERFILLED = replace(PLAIN, cross=(Cross(CrossKind.POISSON, RATE_BPS * 6 // 5),))
-A, B = 5001, 5002
+QUEUE_BYTES = RATE_BPS // 8 // 10
+A, B, CROSS = 5001, 5002, 5003
 # DSCP of audio and video.
 MARKED = 40
 # A machine that stands still for a moment makes a measurement come to nothing.
@@ -112,8 +103,10 @@ def running(host: Host) -> Iterator[Program]:
 
 
 @pytest.fixture
-def link(lab: Lab) -> EmulatedLink:
-    return lab.emulated_link(lab.host("near"), lab.host("far"), DuplexSpec(PathSpec((PLAIN,))))
+def link(lab: Lab) -> Link:
+    """A link whose kernel holds to the rate, however busy the machine is."""
+    bottleneck = Bottleneck(RATE_BPS, QUEUE_BYTES)
+    return lab.link(lab.host("near"), lab.host("far"), a_to_b=bottleneck, b_to_a=bottleneck)
 
 
 def towards(port: int) -> Callable[[CapturedPacket], bool]:
@@ -126,11 +119,7 @@ def marks(seen: list[CapturedPacket]) -> set[int]:
     return {packet.dscp for packet in seen}
 
 
-def reshape(link: EmulatedLink, stage: Stage) -> None:
-    link.reshape(DuplexSpec(PathSpec((stage,))))
-
-
-def test_the_recovery_from_a_full_network(link: EmulatedLink) -> None:
+def test_the_recovery_from_a_full_network(link: Link) -> None:
     # "The recovery that must work, end to end, after ERROR_NETWORK_BUSY: query the available
     # bandwidth, stream at the lower rate with priority, ask QOSNotifyAvailable for the wanted
     # rate, and when it fires set that rate again."
@@ -146,9 +135,9 @@ def test_the_recovery_from_a_full_network(link: EmulatedLink) -> None:
         # "A first request that is refused leaves the flow running unmarked and unshaped".
         assert marks(capture.wait_for(20, TIMEOUT_S, towards(B))) == {0}
         assert marks(capture.wait_for(20, TIMEOUT_S, towards(A))) == {MARKED}
-        # And on a busy machine less is found at times.
+        # 20 less the 12 that are reserved, whatever of them is in use by now.
         left_bps = program.value("query", "b")["available_bps"]
-        assert MBPS < left_bps <= 1.15 * 8 * MBPS
+        assert abs(left_bps - 8 * MBPS) <= 0.15 * 8 * MBPS
         program.value("rate", "b", bps=left_bps)
         program.value("send", "b", bps=left_bps * 9 // 10)
         capture.packets()
@@ -163,26 +152,28 @@ def test_the_recovery_from_a_full_network(link: EmulatedLink) -> None:
         program.value("rate", "b", bps=12 * MBPS)
 
 
-def test_congestion_is_told_and_relief(link: EmulatedLink) -> None:
+def test_congestion_is_told_and_relief(link: Link) -> None:
     # "Congested and uncongested come from measurements: rising one-way delay, loss on probes".
     near, far = link.a.host, link.b.host
     with Sink(far), running(near) as program:
         program.value("flow", "a", to=[link.b.ipv4, A])
         program.admit("a", 8 * MBPS)
         program.value("uncongested", "a", timeout_s=30)
-        reshape(link, OVERFILLED)
+        # Other traffic, a little more than the link has room for beside nothing at all.
+        program.value("flow", "cross", to=[link.b.ipv4, CROSS])
+        program.value("send", "cross", bps=RATE_BPS * 6 // 5)
         program.value("congested", "a", timeout_s=30)
         assert program.value("path", "a")["is_congested"] is True
         # The flow keeps what it holds, and gets no more.
         assert program.error("rate", "a", bps=9 * MBPS) == "ERROR_NETWORK_BUSY"
         program.value("rate", "a", bps=MBPS)
-        reshape(link, PLAIN)
+        program.value("close", "cross")
         program.value("uncongested", "a", timeout_s=30)
         program.value("available", "a", bps=8 * MBPS, timeout_s=30)
         program.value("rate", "a", bps=8 * MBPS)
 
 
-def test_what_is_tracked_is_known_at_once(link: EmulatedLink) -> None:
+def test_what_is_tracked_is_known_at_once(link: Link) -> None:
     near, far = link.a.host, link.b.host
     with Sink(far), running(near) as program:
         program.value("track", host=link.b.ipv4)
@@ -196,10 +187,10 @@ def test_what_is_tracked_is_known_at_once(link: EmulatedLink) -> None:
             answer = program.ask("query", "a", fresh=True)
             if answer.get("error") != "ERROR_RETRY":
                 break
-        assert answer["value"]["rtt_ns"] > 10 * MS
+        assert answer["value"]["rtt_ns"] > 0
 
 
-def test_a_sink_that_goes_and_comes_back(link: EmulatedLink) -> None:
+def test_a_sink_that_goes_and_comes_back(link: Link) -> None:
     # By contract: "the sink's connection broke: ERROR_UNEXP_NET_ERR"
     near, far = link.a.host, link.b.host
     with running(near) as program:
@@ -220,7 +211,7 @@ def test_a_sink_that_goes_and_comes_back(link: EmulatedLink) -> None:
             program.value("rate", "a", bps=3 * MBPS)
 
 
-def test_a_host_without_a_sink(link: EmulatedLink) -> None:
+def test_a_host_without_a_sink(link: Link) -> None:
     # "Adaptive towards a destination that cannot be measured (... no sink ...): the call succeeds,
     # and only what needs estimates answers ERROR_NOT_SUPPORTED; shaping and marking work without
     # admission".
