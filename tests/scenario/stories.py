@@ -509,7 +509,7 @@ class StoryPath:
         self.story.carry_out(engine.receive_experiments_ended(self.host, why, now_ns=now_ns))
 
     def hear(self, event: Event) -> None:
-        """As `client.surveying` hears a session."""
+        """As `client.surveying` hears a session; what an end means is its own word."""
         match event:
             case Told(report=report, since_ns=since_ns, sent_bytes=sent_bytes):
                 low = report.available_bps

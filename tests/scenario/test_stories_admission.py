@@ -69,15 +69,16 @@ def test_own_traffic_is_part_of_the_measurement() -> None:
     first.asks(12 * MBIT).is_granted()
 
 
-# The same: a stream that pauses keeps its place.
-def test_a_pause_gives_nothing_away() -> None:
+# The same: a stream that pauses keeps its place, from the first estimate that misses it.
+@pytest.mark.parametrize("pause_ns", [600 * MS, S, 2 * S, 8 * S])
+def test_a_pause_gives_nothing_away(pause_ns: int) -> None:
     story = known()
     first, second = story.flow(), story.flow()
     first.asks(12 * MBIT).is_granted()
     first.sends(12 * MBIT)
     story.passes(6 * S)
     first.stops()
-    story.passes(8 * S)
+    story.passes(pause_ns)
     story.path.says(available=20 * MBIT)
     second.asks(9 * MBIT).is_refused(BUSY)
     second.asks(8 * MBIT).is_granted()

@@ -213,6 +213,9 @@ def test_congestion_and_relief_are_told_within_half_a_second(seed: int) -> None:
     # The full queue has to drain first: 50 ms of others at 20 Mbit/s, with 9 Mbit/s still coming.
     relief.is_told(within_ns=500 * MS)
     assert story.path.status(flow).congestion.is_congested is False
+    # And what is free is measured at once, with numbers from after it.
+    flow.wants_to_hear_when(12 * MBIT).waits().is_told(within_ns=2 * S)
+    flow.asks(12 * MBIT).is_granted()
 
 
 # "An Available notification promises that the same SetFlow, made at once, is granted": so it is not
@@ -330,14 +333,16 @@ def test_many_flows_cost_no_more_than_one() -> None:
 
 
 # By contract: "QOS_QUERYFLOW_FRESH (fundamentals only [...]): only data measured after the call"
-def test_fresh_is_what_was_measured_after_the_call() -> None:
+@pytest.mark.parametrize("changes", [False, True])
+def test_fresh_is_what_was_measured_after_the_call(changes: bool) -> None:
     story = tracked()
     flow = story.flow()
     story.passes(5 * S)
-    story.path.others(10 * MBIT)
-    asked = flow.queries(fresh=True)
-    asked.is_granted(within_ns=2 * S)
-    assert flow.free_bps == pytest.approx(10 * MBIT, abs=2 * MBIT)
+    if changes:
+        story.path.others(10 * MBIT)
+    flow.queries(fresh=True).is_granted(within_ns=2 * S)
+    free_bps = R - 10 * MBIT * changes
+    assert flow.free_bps == pytest.approx(free_bps, abs=2 * MBIT)
     assert story.path.counts_of(MeasureAfresh) == 1
 
 
