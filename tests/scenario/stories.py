@@ -34,7 +34,6 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from openqwave.admission.policy import Policy
-from openqwave.client.surveying import _meaning, _value
 from openqwave.lab.links import DuplexSpec, PathSpec, Stage
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
@@ -42,7 +41,6 @@ from openqwave.model.errors import Refusal
 from openqwave.model.estimates import (
     Congestion,
     CongestionReason,
-    Estimate,
     FlowCounters,
     Fundamentals,
     PathView,
@@ -86,6 +84,7 @@ from openqwave.subsystem.effects import (
     Value,
 )
 from openqwave.subsystem.engine import Engine
+from openqwave.subsystem.findings import obstacle_of, view_of
 from openqwave.subsystem.usage import LinkLoad
 from tests.scenario.virtual import Hosts, VirtualWorld
 from tests.scenario.virtual_paths import ORDINARY
@@ -509,26 +508,14 @@ class StoryPath:
         self.story.carry_out(engine.receive_experiments_ended(self.host, why, now_ns=now_ns))
 
     def hear(self, event: Event) -> None:
-        """As `client.surveying` hears a session; what an end means is its own word."""
+        """As `client.surveying` hears a session."""
         match event:
-            case Told(report=report, since_ns=since_ns, sent_bytes=sent_bytes):
-                low = report.available_bps
-                numbers = report.capacity_bps, report.available_bps, report.rtt_ns
-                view = PathView(
-                    Fundamentals(*map(_value, numbers)),
-                    self._verdict,
-                    low.low if isinstance(low, Estimate) else None,
-                    low.confidence if isinstance(low, Estimate) else 0.0,
-                    since_ns,
-                    sent_bytes,
-                )
-                self._tell_view(view)
+            case Told():
+                self._tell_view(view_of(event, self._verdict))
             case CongestionTold(congestion=congestion):
                 self._tell_congestion(congestion)
-            case Failed(reason=reason, detail=detail):
-                self._tell_end(_meaning(self.host, reason, detail))
-            case Ended():
-                self._tell_end(Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, "the sink ended it"))
+            case Failed() | Ended():
+                self._tell_end(obstacle_of(self.host, event))
 
     # -- what the engine wants --------------------------------------------------------
 

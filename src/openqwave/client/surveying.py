@@ -31,16 +31,9 @@ from openqwave.drivers.rtnetlink import read_links
 from openqwave.drivers.sockdiag import SocketDiagnosis
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import QosError, Refusal
-from openqwave.model.estimates import (
-    Congestion,
-    Estimate,
-    Estimated,
-    Fundamentals,
-    PathView,
-    Unmeasurable,
-)
+from openqwave.model.estimates import Congestion, Unmeasurable
 from openqwave.probing.budget import Budget
-from openqwave.probing.outcomes import Ended, Failed, Failure
+from openqwave.probing.outcomes import Ended, Failed
 from openqwave.probing.progress import Wish
 from openqwave.probing.tracking import CongestionTold, Effort, Tracking
 from openqwave.probing.tracking import Estimated as Told
@@ -51,6 +44,7 @@ from openqwave.subsystem.effects import (
     StartExperiments,
     StopExperiments,
 )
+from openqwave.subsystem.findings import obstacle_of, view_of
 from openqwave.subsystem.usage import LinkLoad
 
 if TYPE_CHECKING:
@@ -70,14 +64,6 @@ _COUNT_S = 0.2
 # How long experiments go unasked-for before the thread ends: programs open and close flows.
 _LINGER_S = 5.0
 
-# What the end of a session means for its path. A host that was never measured and where nobody
-# listens cannot be measured; everything else is a trouble that may pass.
-_CODE_OF: Final = {
-    Failure.UNREACHABLE: ErrorCode.ERROR_HOST_UNREACHABLE,
-    Failure.CONNECT_TIMED_OUT: ErrorCode.ERROR_TIMEOUT,
-    Failure.NO_AGREEMENT: ErrorCode.ERROR_TIMEOUT,
-    Failure.NO_SUMMARY: ErrorCode.ERROR_TIMEOUT,
-}
 # Errors of this host or its administrator: no waiting mends them.
 _HOPELESS: Final = frozenset(
     {
@@ -276,7 +262,7 @@ class Surveyor:
                 self._experiments = experiments
             running = self._experiments.run(session, host, mailbox)
         except QosError as error:
-            self._tell_ended(host, _obstacle(error))
+            self._tell_ended(host, _obstacle_of_error(error))
             return
         self._sessions[host] = self._number, session, running
 
@@ -297,22 +283,10 @@ class Surveyor:
         if not self._is_current(host, number):
             return
         match event:
-            case Told(report=report, since_ns=since_ns, sent_bytes=sent_bytes):
+            case Told():
                 # What flows send belongs to what was measured beside them.
                 self._count()
-                low = report.available_bps
-                view = PathView(
-                    Fundamentals(
-                        _value(report.capacity_bps),
-                        _value(report.available_bps),
-                        _value(report.rtt_ns),
-                    ),
-                    self._verdicts.get(host, Congestion()),
-                    low.low if isinstance(low, Estimate) else None,
-                    low.confidence if isinstance(low, Estimate) else 0.0,
-                    since_ns,
-                    sent_bytes,
-                )
+                view = view_of(event, self._verdicts.get(host, Congestion()))
                 self._subsystem.receive_path_view(host, view)
             case CongestionTold(congestion=congestion):
                 self._verdicts[host] = congestion
@@ -321,13 +295,9 @@ class Surveyor:
                         host, congestion, now_ns=now_ns
                     )
                 )
-            case Failed(reason=reason, detail=detail):
+            case Failed() | Ended():
                 self._stop(host)
-                self._tell_ended(host, _meaning(host, reason, detail))
-            case Ended():
-                self._stop(host)
-                why = Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, "the sink ended the experiments")
-                self._tell_ended(host, why)
+                self._tell_ended(host, obstacle_of(host, event))
 
     def lose(self, facts: PathFacts, number: int, error: BaseException | None) -> None:
         """A session is over; in the thread. Whoever said so before is not asked again."""
@@ -335,7 +305,7 @@ class Surveyor:
             return
         self._stop(facts.host)
         why = (
-            _obstacle(error)
+            _obstacle_of_error(error)
             if isinstance(error, QosError)
             else Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, f"the experiments broke: {error!r}")
         )
@@ -378,20 +348,7 @@ def _receive_path(host: Endpoint, found: Found, engine: Engine, now_ns: int) -> 
     return engine.receive_path(host, found, now_ns=now_ns)
 
 
-def _value(number: Estimated) -> int | None:
-    return number.value if isinstance(number, Estimate) else None
-
-
-def _meaning(host: Endpoint, reason: Failure, detail: str) -> Unmeasurable | Refusal:
-    if reason in (Failure.NO_SINK, Failure.DECLINED):
-        return Unmeasurable(
-            f"no sink answers at {host.address} ({reason.value}); run `qwave sink` there"
-        )
-    text = f"{reason.value}; {detail}" if detail else reason.value
-    return Refusal(_CODE_OF.get(reason, ErrorCode.ERROR_UNEXP_NET_ERR), text)
-
-
-def _obstacle(error: QosError) -> Unmeasurable | Refusal:
+def _obstacle_of_error(error: QosError) -> Unmeasurable | Refusal:
     if error.code in _HOPELESS:
         return Unmeasurable(error.detail)
     return Refusal(error.code, error.detail)
