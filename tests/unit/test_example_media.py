@@ -144,6 +144,8 @@ def test_order_is_no_loss_and_duplicates_hide_one() -> None:
     swapped = [*sent[:5], sent[6], sent[5], *sent[7:]]
     assert taken(swapped).lost == 0
     assert taken([*sent[:5], sent[4], *sent[6:]]).lost == 0
+    # The highest number counts, not the last one.
+    assert taken([*sent[:18], sent[19], sent[18]]).lost == 0
 
 
 def test_another_stream_begins_anew() -> None:
