@@ -38,7 +38,7 @@ BIN_S = 0.1
 PAGES = 10
 # Labels stand in so many rows, and no two in a row are nearer than a letter's share of the axis
 # times their length.
-ROWS = 8
+ROWS = 6
 LETTER_SHARE = 0.0083
 SHORT_NAMES = {
     "add_socket": "add",
@@ -67,7 +67,7 @@ def draw(records: Records, figures: Figures, path: Path) -> None:
         fontsize=14,
         fontweight="bold",
     )
-    labels, rates, delays = figure.subplots(3, 1, sharex=True, height_ratios=(3, 5, 3))
+    labels, rates, delays = figure.subplots(3, 1, sharex=True, height_ratios=(2, 5, 3))
     end_s = max(1.0, records.story_s(records.ended_ns))
     _draw_rates(rates, records)
     _draw_delays(delays, records)

@@ -34,6 +34,8 @@ LOOK_BACK_NS = 1_000 * MS
 
 # The queue is looked for in slices of this length: sixty packets of the first stream.
 SLICE_NS = 50 * MS
+# So long before a notice its cause is looked for; a notice takes a tenth of a second at least.
+QUEUE_BEFORE_NS = 300 * MS
 EMPTY_NS = 2 * PACKET_BYTES * 8_000_000_000 // LINK_BPS
 
 # More than this is the machine's doing: a queue that is told lasts for 8 ms at least.
@@ -78,7 +80,9 @@ class Figures:
         went_ns: When they had gone; likewise.
         drained_ns: When the queue had drained; None if it did not.
         free_bps: What was free of the link when what is there was asked for; None if it was not.
-        needless: Notices of congestion before others came, or after they had gone.
+        needless: Notices of congestion while the queue was empty.
+        without_others: Notices of congestion before others came, or after they had gone; what
+            experiments send can make a queue that stands where streams leave little room.
         longest_ns: The longest that a packet was on the link.
         marks: By stream, the code points of its packets before a rate was granted, and after.
         sent: Packets that left, by stream.
@@ -95,6 +99,7 @@ class Figures:
     drained_ns: int | None
     free_bps: int | None
     needless: int
+    without_others: int
     longest_ns: int
     marks: dict[int, tuple[dict[int, int], dict[int, int]]]
     sent: dict[int, int]
@@ -135,7 +140,7 @@ class Figures:
                 "others came",
                 promises.MOST_TOLD_NS,
             ),
-            promises.needless(self.needless),
+            promises.needless(self.needless, self.without_others),
             promises.granted("down", "B may go down at once", turns.down),
             promises.within(
                 "relieved",
@@ -193,6 +198,7 @@ class Figures:
             "relief_told_after_ns": self.relief_ns,
             "available_told_after_ns": self.available_ns,
             "needless_notices": self.needless,
+            "notices_without_others": self.without_others,
             "free_bps": self.free_bps,
             "longest_delay_ns": self.longest_ns,
             "wire_dscp": {
@@ -228,6 +234,9 @@ def figures_of(records: Records) -> Figures:
     tracks = records.crossing.tracks
     visit = records.visit
     turns = turns_of(records.calls, None if visit is None else visit.came_ns)
+    told = [
+        call.ended_ns for call in records.calls if call.call == "wait_congested" and call.is_done
+    ]
     return Figures(
         turns=turns,
         began_ns=records.started_ns,
@@ -235,11 +244,9 @@ def figures_of(records: Records) -> Figures:
         went_ns=None if visit is None else visit.went_ns,
         drained_ns=None if turns.down is None else _drained_ns(records, turns.down.ended_ns),
         free_bps=None if turns.asked is None else _free_bps(records, turns.asked.ended_ns),
-        needless=sum(
-            call.call == "wait_congested"
-            and call.is_done
-            and (visit is None or not visit.came_ns <= call.ended_ns <= visit.went_ns)
-            for call in records.calls
+        needless=sum(not _has_queue(records, told_ns) for told_ns in told),
+        without_others=sum(
+            visit is None or not visit.came_ns <= told_ns <= visit.went_ns for told_ns in told
         ),
         longest_ns=max((max(track.delay_ns, default=0) for track in tracks.values()), default=0),
         marks={stream: _marks_of(records, stream) for stream in tracks},
@@ -267,17 +274,28 @@ def _free_bps(records: Records, at_ns: int) -> int | None:
     return LINK_BPS - carried // length_ns
 
 
+def _is_empty(records: Records, from_ns: int) -> bool | None:
+    """Was the queue empty at some time in a slice? None where nothing arrived in it."""
+    track = records.crossing.tracks[A]
+    from_ns += records.ahead_ns
+    delays = track.span(from_ns, from_ns + SLICE_NS).delays_ns
+    return delays["min"] <= min(track.delay_ns) + EMPTY_NS if delays else None
+
+
 def _drained_ns(records: Records, since_ns: int) -> int | None:
     """When the queue was first empty after a moment."""
-    track = records.crossing.tracks[A]
-    least_ns = min(track.delay_ns, default=0)
-    from_ns = since_ns + records.ahead_ns
-    while track.arrived_ns and from_ns < track.arrived_ns[-1]:
-        delays = track.span(from_ns, from_ns + SLICE_NS).delays_ns
-        if delays and delays["min"] <= least_ns + EMPTY_NS:
-            return from_ns - records.ahead_ns
-        from_ns += SLICE_NS
-    return None
+    slices = range(since_ns, records.ended_ns, SLICE_NS)
+    return next((from_ns for from_ns in slices if _is_empty(records, from_ns)), None)
+
+
+def _has_queue(records: Records, until_ns: int) -> bool:
+    """Did a queue stand shortly before a moment?"""
+    slices = range(until_ns - QUEUE_BEFORE_NS, until_ns, SLICE_NS)
+    # One by itself may be a train of the experiments.
+    return any(
+        _is_empty(records, from_ns) is False and _is_empty(records, from_ns + SLICE_NS) is False
+        for from_ns in slices
+    )
 
 
 def _marks_of(records: Records, stream: int) -> tuple[dict[int, int], dict[int, int]]:

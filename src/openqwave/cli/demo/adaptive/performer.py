@@ -49,8 +49,10 @@ MBPS = 1_000_000
 OFFERED_EVERY_S = 0.1
 # Each so many looks at what is offered, the path is looked at too.
 LOOKS_A_BELIEF = 2
-# How long a notice is waited for. The story is over without it, so the patience is great.
-PATIENCE_S = 15.0
+# How long a notice is waited for, without which the story is over.
+PATIENCE_S = 10.0
+# How often the second stream goes down and up again, at most.
+ROUNDS = 3
 # A path of which too little is known answers "ask again shortly"; each time it was asked takes up
 # to two seconds.
 TRIES = 5
@@ -164,8 +166,10 @@ class Performer:
         if not lower_bps:
             return
 
-        # It streams for as long as all is well.
-        while self._wait(second, "wait_congested", timeout_s=STEADY_S):
+        # It streams, and goes down when it has to, until it has not had to for a while.
+        for _ in range(ROUNDS):
+            if not self._wait(second, "wait_congested", timeout_s=STEADY_S):
+                break
             self._set_rate(second, LEAST_BPS, qw.RateReason.CONGESTION)
             if not self._wait(second, "wait_uncongested"):
                 return

@@ -44,12 +44,12 @@ def refused(call: Call | None) -> Verdict:
 
 
 def marked(marks: dict[int, tuple[dict[int, int], dict[int, int]]]) -> Verdict:
-    """Packets carry what they should: by stream, code points before a rate was granted, and after."""
+    """Packets carry what they should: by stream, code points before a rate and with one."""
     before, after = marks[B]
     seen = [" and ".join(map(str, sorted(each))) or "none" for each in (before, after, marks[A][1])]
     return Verdict(
         "marks",
-        f"on the wire, what is refused has DSCP 0 and what is granted {MARKED_DSCP}",
+        f"what is refused has DSCP 0, what is granted {MARKED_DSCP}",
         f"B {seen[0]}, then {seen[1]}; A {seen[2]}",
         kept=set(before) == {0} and set(after) == set(marks[A][1]) == {MARKED_DSCP},
     )
@@ -57,13 +57,13 @@ def marked(marks: dict[int, tuple[dict[int, int], dict[int, int]]]) -> Verdict:
 
 def told_free(call: Call | None, free_bps: int | None) -> Verdict:
     """What is told to be available is what is free."""
-    promise = f"B is told what is there, within {100 * MOST_OFF:.0f} % of the link"
+    promise = f"B is told what is free, within {MOST_OFF * LINK_BPS / 1e6:g} Mbit/s"
     if call is None or call.available_bps is None or free_bps is None:
         return Verdict("available_told", promise, "nothing was told", kept=False)
     return Verdict(
         "available_told",
         promise,
-        f"{call.available_bps / 1e6:.1f} Mbit/s told, {free_bps / 1e6:.1f} by the link's books",
+        f"{call.available_bps / 1e6:.1f}, and {free_bps / 1e6:.1f} by the link's books",
         kept=abs(call.available_bps - free_bps) <= MOST_OFF * LINK_BPS,
     )
 
@@ -77,12 +77,13 @@ def within(name: str, promise: str, after_ns: int | None, since: str, most_ns: i
     return Verdict(name, promise, words, kept=0 <= after_ns <= most_ns)
 
 
-def needless(count: int) -> Verdict:
-    """There are no notices without a cause."""
+def needless(count: int, without_others: int) -> Verdict:
+    """Congestion is told only where a queue stands, whoever makes it."""
     return Verdict(
         "needless",
-        "congestion is not told while there is none",
-        f"{count or 'no'} notice{'' if count == 1 else 's'} without others",
+        "congestion is not told while the queue is empty",
+        f"it was {f'{count} times' if count else 'not'}"
+        + (f"; told without others: {without_others}" if without_others else ""),
         kept=not count,
     )
 

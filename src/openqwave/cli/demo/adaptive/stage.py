@@ -61,9 +61,9 @@ from openqwave.lab.traffic import Agent
 TICK_S = 0.1
 # While a program starts there is nothing to disturb.
 STARTING_S = 0.02
-# The story takes 25 s; each of its waits ends by itself (`performer`), and all together after so
+# The story takes 27 s; each of its waits ends by itself (`performer`), and all together after so
 # long.
-PATIENCE_S = 120.0
+PATIENCE_S = 75.0
 
 _PERFORMER = (sys.executable, "-m", "openqwave.cli.demo.adaptive.performer")
 
