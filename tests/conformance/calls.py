@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from openqwave.admission.policy import Limits
+from openqwave.model.codes import ErrorCode
+from openqwave.model.errors import Refusal
+from openqwave.model.estimates import Unmeasurable
 from openqwave.qos2 import (
     DWORD,
     ERROR_INVALID_HANDLE,
@@ -51,6 +54,8 @@ from tests.conformance.contract import NAMES
 from tests.conformance.world import SENTINEL, World, sockaddr
 
 Call = Callable[[World], int]
+
+SINKLESS = Unmeasurable("no sink answers")
 
 
 # For the rows that get past the check of rights; an ordinary user may run the others.
@@ -203,6 +208,39 @@ def after(first: Callable[[World], object], call: Call) -> Call:
     return both
 
 
+def both(
+    first: Callable[[World], object], second: Callable[[World], object]
+) -> Callable[[World], object]:
+    """One after the other."""
+    return lambda w: (first(w), second(w))
+
+
+def refusing(host: str, code: ErrorCode) -> Callable[[World], object]:
+    """The way to a host, which was good, is no way any more."""
+
+    def act(w: World) -> None:
+        w.lead(host)
+        w.lead(host, Refusal(code, "the way is closed"))
+
+    return act
+
+
+def breaking(host: str, code: ErrorCode | None) -> Callable[[World], object]:
+    """The experiments on a path, which ran, end; without a code because no sink answers."""
+    why = SINKLESS if code is None else Refusal(code, "the experiments ended")
+
+    def act(w: World) -> None:
+        w.lead(host)
+        w.stop(host, why)
+
+    return act
+
+
+def aged(w: World) -> None:
+    """Let what was measured become too old to be known."""
+    w.clock.now += 31_000_000_000
+
+
 def again(kind: int, size: int | None = None, buffer: object = None) -> Call:
     """The second pending request of a kind."""
     one = notify(measured, kind, size, buffer, overlapped=lambda w: byref(w.overlapped()))
@@ -268,6 +306,10 @@ def cut(host: str, size: int) -> object:
 
 def here() -> object:
     return byref(sockaddr("127.0.0.1"))
+
+
+def there(host: str) -> object:
+    return byref(sockaddr(host))
 
 
 BAD_HANDLES: dict[str, Callable[[World], object]] = {

@@ -11,18 +11,25 @@ before. A success leaves the last error untouched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import byref, c_byte, c_double, c_uint16, c_uint32, c_void_p, pointer
 from dataclasses import replace
 
 import pytest
 
 from openqwave.admission.policy import Limits, Policy
+from openqwave.model.codes import ErrorCode
 from openqwave.qos2 import (
     DWORD,
+    ERROR_ACCESS_DISABLED_BY_POLICY,
+    ERROR_ADAP_HDW_ERR,
     ERROR_ALREADY_EXISTS,
+    ERROR_BAD_NET_NAME,
+    ERROR_HOST_UNREACHABLE,
     ERROR_INSUFFICIENT_BUFFER,
     ERROR_INVALID_HANDLE,
     ERROR_INVALID_PARAMETER,
+    ERROR_IO_DEVICE,
     ERROR_IO_PENDING,
     ERROR_NETWORK_BUSY,
     ERROR_NO_DATA,
@@ -30,6 +37,8 @@ from openqwave.qos2 import (
     ERROR_NOT_FOUND,
     ERROR_NOT_SUPPORTED,
     ERROR_RETRY,
+    ERROR_TIMEOUT,
+    ERROR_UNEXP_NET_ERR,
     FALSE,
     HANDLE,
     INVALID_HANDLE_VALUE,
@@ -67,8 +76,11 @@ from tests.conformance.calls import (
     add,
     after,
     again,
+    aged,
     all_wrong,
     blank,
+    both,
+    breaking,
     check,
     connected,
     create,
@@ -83,10 +95,12 @@ from tests.conformance.calls import (
     on,
     plain,
     query,
+    refusing,
     remove,
     set_dscp,
     set_flow,
     set_rate,
+    there,
     track,
     unconnected,
     unknown,
@@ -94,6 +108,9 @@ from tests.conformance.calls import (
     zero,
 )
 from tests.conformance.contract import (
+    ADAPTER,
+    AGE,
+    BROKEN,
     BUSY,
     BUSY_INCREASE,
     CALL_TWICE,
@@ -104,19 +121,26 @@ from tests.conformance.contract import (
     DSCP_ADAPTIVE,
     DSCP_LIMIT,
     FLAGS,
+    FORBIDDEN,
     FOREIGN_FLOW,
     FRESH,
     FRESH_ONLY,
+    FRESH_TIMEOUT,
     HOST,
+    HOST_GONE,
     JOIN,
     MAPPED,
     NAMES,
+    NO_ANSWER,
     NO_BUFFER,
     NO_MECHANISM,
+    NO_NEIGHBOUR,
     NO_RATE,
+    NO_ROUTE,
     NO_SINK,
     NO_SOCKET,
     NOT_ENOUGH,
+    NOT_ENOUGH_YET,
     NOT_MEMBER,
     NOTHING_KNOWN,
     NOTIFY_PATH,
@@ -144,9 +168,28 @@ from tests.conformance.world import (
     MEASURED,
     PORT,
     UNMEASURED,
+    World,
     open_world,
     sockaddr,
 )
+
+HOST_UNREACHABLE = ErrorCode.ERROR_HOST_UNREACHABLE
+BAD_NET_NAME = ErrorCode.ERROR_BAD_NET_NAME
+ADAPTER_FAILED = ErrorCode.ERROR_ADAP_HDW_ERR
+DISABLED = ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY
+UNEXPECTED = ErrorCode.ERROR_UNEXP_NET_ERR
+TIMEOUT = ErrorCode.ERROR_TIMEOUT
+# What the thread that measures answers with when it has broken itself.
+BROKEN_HOST = ErrorCode.ERROR_GEN_FAILURE
+
+
+def refused(code: ErrorCode) -> Callable[[str], Callable[[World], object]]:
+    return lambda host: refusing(host, code)
+
+
+def broken(code: ErrorCode) -> Callable[[str], Callable[[World], object]]:
+    return lambda host: breaking(host, code)
+
 
 ROWS = [
     # -- handles --
@@ -277,6 +320,18 @@ ROWS = [
         ),
         ERROR_INVALID_PARAMETER,
         UNTRACKED,
+    ),
+    *(
+        Row("QOSStartTrackingClient", case, after(first, track(there(BLANK))), error, source)
+        for case, first, error, source in (
+            ("no sink", breaking(BLANK, None), ERROR_HOST_UNREACHABLE, NO_ANSWER),
+            ("no route", refusing(BLANK, HOST_UNREACHABLE), ERROR_HOST_UNREACHABLE, NO_ROUTE),
+            ("sink is silent", breaking(BLANK, TIMEOUT), ERROR_HOST_UNREACHABLE, NO_ANSWER),
+            ("sink broke off", breaking(BLANK, UNEXPECTED), ERROR_HOST_UNREACHABLE, NO_ANSWER),
+            ("no neighbour", refusing(BLANK, BAD_NET_NAME), ERROR_BAD_NET_NAME, NO_NEIGHBOUR),
+            ("adapter gone", refusing(BLANK, ADAPTER_FAILED), ERROR_ADAP_HDW_ERR, DOCUMENTED),
+            ("forbidden", refusing(BLANK, DISABLED), ERROR_NOT_SUPPORTED, NO_SINK),
+        )
     ),
     # -- QOSEnumerateFlows --
     *(
@@ -545,6 +600,23 @@ ROWS = [
         ERROR_RETRY,
         NOT_ENOUGH,
     ),
+    *(
+        Row("QOSSetFlow", f"{case} of {which}", after(first(host), call), error, source)
+        for which, host, call in (
+            ("a first rate", BLANK, set_rate(blank, 1_000_000)),
+            ("an increase", MEASURED, set_rate(measured, HELD_BPS + 1)),
+        )
+        for case, first, error, source in (
+            ("no route", refused(HOST_UNREACHABLE), ERROR_HOST_UNREACHABLE, HOST_GONE),
+            ("silence", broken(TIMEOUT), ERROR_HOST_UNREACHABLE, HOST_GONE),
+            ("no neighbour", refused(BAD_NET_NAME), ERROR_HOST_UNREACHABLE, HOST_GONE),
+            ("broken off", broken(UNEXPECTED), ERROR_UNEXP_NET_ERR, BROKEN),
+            ("forbidden", refused(DISABLED), ERROR_ACCESS_DISABLED_BY_POLICY, FORBIDDEN),
+            ("adapter gone", refused(ADAPTER_FAILED), ERROR_ADAP_HDW_ERR, ADAPTER),
+            ("host broken", broken(BROKEN_HOST), ERROR_IO_DEVICE, DOCUMENTED),
+        )
+    ),
+    Row("QOSSetFlow", "too old", after(aged, set_rate(measured, 5_000_000)), ERROR_RETRY, AGE),
     Row(
         "QOSSetFlow",
         "event is none",
@@ -640,6 +712,38 @@ ROWS = [
                 FRESH,
             ),
         )
+    ),
+    *(
+        Row("QOSQueryFlow", f"{case} of {which}", after(first, call), error, source)
+        for which, call, before in (
+            (
+                "fresh fundamentals",
+                query(measured, *FUNDAMENTALS, (c_byte * 64)(), QOS_QUERYFLOW_FRESH),
+                lambda _: None,
+            ),
+            (
+                "fundamentals that are too old",
+                query(measured, *FUNDAMENTALS, (c_byte * 64)()),
+                aged,
+            ),
+        )
+        for case, trouble, error, source in (
+            ("no route", refused(HOST_UNREACHABLE), ERROR_HOST_UNREACHABLE, DOCUMENTED),
+            ("no neighbour", refused(BAD_NET_NAME), ERROR_HOST_UNREACHABLE, DOCUMENTED),
+            ("silence", broken(TIMEOUT), ERROR_TIMEOUT, FRESH_TIMEOUT),
+            ("broken off", broken(UNEXPECTED), ERROR_RETRY, NOT_ENOUGH_YET),
+            ("forbidden", refused(DISABLED), ERROR_ACCESS_DISABLED_BY_POLICY, DOCUMENTED),
+            ("adapter gone", refused(ADAPTER_FAILED), ERROR_ADAP_HDW_ERR, DOCUMENTED),
+            ("host broken", broken(BROKEN_HOST), ERROR_IO_DEVICE, DOCUMENTED),
+        )
+        for first in [both(before, trouble(MEASURED))]
+    ),
+    Row(
+        "QOSQueryFlow",
+        "fundamentals too old",
+        after(aged, query(measured, *FUNDAMENTALS, (c_byte * 64)())),
+        ERROR_NO_DATA,
+        AGE,
     ),
     # -- QOSNotifyFlow --
     *(

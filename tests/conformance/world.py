@@ -17,18 +17,22 @@ import json
 import os
 import socket
 import struct
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from ctypes import byref
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 from openqwave.admission.policy import Experiments, Policy
+from openqwave.client import surveying
 from openqwave.client.embedded import Embedded
+from openqwave.client.surveying import Surveyor
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
-from openqwave.model.estimates import Congestion, Fundamentals, PathView
+from openqwave.model.estimates import Congestion, Fundamentals, PathView, Unmeasurable
+from openqwave.model.path import LinkType, PathFacts
 from openqwave.qos2 import (
     AF_INET,
     AF_INET6,
@@ -61,6 +65,10 @@ from openqwave.qos2 import (
     SetLastError,
     handles,
 )
+
+if TYPE_CHECKING:
+    from openqwave.subsystem.effects import Experiment
+    from openqwave.subsystem.requests import Found
 
 SENTINEL: Final = 0xDEADBEEF
 # The clock of a world stands still, so nothing there could be waited for.
@@ -98,6 +106,27 @@ class SleepyClock:
         return self.now, self.asleep
 
 
+class RunningClock(SleepyClock):
+    """The same, of which the time runs; for what is waited for."""
+
+    def read(self) -> tuple[int, int]:
+        return time.monotonic_ns(), self.asleep
+
+
+class Onlooker(Surveyor):
+    """Finds ways and waits for timers as ever, and measures nothing: that the world says."""
+
+    def __init__(self, subsystem: Embedded, policy: Experiments) -> None:
+        super().__init__(subsystem, policy)
+        self.ways: dict[Endpoint, Found] = {}
+
+    def find(self, host: Endpoint, interface: int = 0) -> Found:
+        return self.ways.get(host) or super().find(host, interface)
+
+    def carry_out(self, effect: Experiment) -> None:
+        del effect
+
+
 def sockaddr(host: str, port: int = PORT, *, family: int | None = None) -> Any:  # noqa: ANN401
     """A Windows sockaddr; `family` overrides what stands in its first field."""
     if ":" in host:
@@ -126,6 +155,8 @@ class World:
     def __init__(self, stack: ExitStack, policy: Policy, clock: SleepyClock) -> None:
         self.clock = clock
         self.subsystem = Embedded(policy, clock=clock)
+        self.onlooker = Onlooker(self.subsystem, policy.experiments)
+        stack.enter_context(mock.patch.object(surveying, "Surveyor", return_value=self.onlooker))
         stack.enter_context(
             mock.patch.object(handles, "process_subsystem", return_value=self.subsystem)
         )
@@ -217,11 +248,39 @@ class World:
         assert QOSAddSocketToFlow(handle, sock, target, kind, flags, byref(flow_id)), GetLastError()
         return int(flow_id.value)
 
-    def see(self, host: str, available_bps: int | None, *, is_congested: bool | None) -> None:
+    def see(
+        self,
+        host: str,
+        available_bps: int | None,
+        *,
+        is_congested: bool | None,
+        since_ns: int | None = None,
+    ) -> None:
         """Let the measurements say something of a path."""
         fundamentals = Fundamentals(CAPACITY_BPS, available_bps, 1_500_000)
         self.subsystem.receive_path_view(
-            host_of(host), PathView(fundamentals, Congestion(is_congested))
+            host_of(host), PathView(fundamentals, Congestion(is_congested), since_ns=since_ns)
+        )
+
+    def lead(self, host: str, found: Found | None = None) -> None:
+        """Let a way there be found, or what is wrong with it; with a way experiments begin."""
+        end = host_of(host)
+        way = found or PathFacts(end, 1, "lo", end.packed, b"", 65_536, LinkType.LOOPBACK)
+        self.onlooker.ways[end] = way
+        self.subsystem.tell(lambda engine, now_ns: engine.receive_path(end, way, now_ns=now_ns))
+
+    def stop(self, host: str, why: Unmeasurable | Refusal) -> None:
+        """Let experiments end by themselves."""
+        end = host_of(host)
+        self.subsystem.tell(
+            lambda engine, now_ns: engine.receive_experiments_ended(end, why, now_ns=now_ns)
+        )
+
+    def turn(self, host: str, *, is_congested: bool | None) -> None:
+        """Let the experiments say something of a path's queues."""
+        end, now = host_of(host), Congestion(is_congested)
+        self.subsystem.tell(
+            lambda engine, now_ns: engine.receive_congestion(end, now, now_ns=now_ns)
         )
 
     def pending(self, handle: int, flow_id: int, kind: int) -> OVERLAPPED:
@@ -264,10 +323,10 @@ class World:
 
 
 @contextmanager
-def open_world(policy: Policy | None = None) -> Iterator[World]:
+def open_world(policy: Policy | None = None, clock: SleepyClock | None = None) -> Iterator[World]:
     """A world, and its end."""
     with ExitStack() as stack:
-        yield World(stack, policy or Policy(experiments=IMPATIENT), SleepyClock())
+        yield World(stack, policy or Policy(experiments=IMPATIENT), clock or SleepyClock())
 
 
 def enter_empty_network() -> None:

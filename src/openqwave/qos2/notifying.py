@@ -10,6 +10,7 @@ from openqwave.qos2.arguments import BadArgument, flow_number, integer, locate, 
 from openqwave.qos2.handles import opened_by, refuse
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.overlapped import answer, operation_for, pending_request
+from openqwave.qos2.troubles import IN_NOTIFY_FLOW
 
 _UINT64 = ctypes.c_uint64
 _UINT64_BYTES = ctypes.sizeof(_UINT64)
@@ -65,11 +66,11 @@ def QOSNotifyFlow(
         if integer(Flags):
             raise BadArgument
         flow_id = flow_number(FlowId)
-        operation = operation_for(Overlapped, kept=(Size, Buffer))
+        operation = operation_for(Overlapped, IN_NOTIFY_FLOW, kept=(Size, Buffer))
     except BadArgument as bad:
         return refuse(opened, bad.code)
     result = opened.session.notify(flow_id, kind, rate_bps)
-    return answer(opened, operation, result)
+    return answer(opened, operation, result, IN_NOTIFY_FLOW)
 
 
 def QOSCancel(QOSHandle: object, Overlapped: object) -> int:

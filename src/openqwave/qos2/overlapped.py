@@ -31,10 +31,12 @@ from openqwave.qos2.arguments import BadArgument, address_of, integer, required
 from openqwave.qos2.constants import STATUS_PENDING
 from openqwave.qos2.events import held_event
 from openqwave.qos2.lasterror import fail
+from openqwave.qos2.troubles import named
 
 if TYPE_CHECKING:
     from openqwave.qos2.events import Event
     from openqwave.qos2.handles import OpenHandle
+    from openqwave.qos2.troubles import Names
     from openqwave.subsystem.effects import Value
 
 _OVERLAPPED_BYTES = ctypes.sizeof(OVERLAPPED)
@@ -63,11 +65,12 @@ class Operation:
         "_event",
         "_fields",
         "_kept",
+        "_names",
         "is_done",
         "request_id",
     )
 
-    def __init__(self, address: int, deliver: Deliver, kept: object) -> None:
+    def __init__(self, address: int, deliver: Deliver, kept: object, names: Names) -> None:
         """Take hold of an OVERLAPPED.
 
         Raises:
@@ -78,6 +81,7 @@ class Operation:
         self._address = address
         self._deliver = deliver
         self._kept = kept
+        self._names = names
         self._fields: Any = OVERLAPPED.from_address(address)
         if address in _pending:
             raise BadArgument
@@ -105,10 +109,12 @@ class Operation:
         with _lock:
             if self.request_id:
                 del _pending[self._address]
-            is_refused = isinstance(result, Refusal)
-            count = 0 if is_refused else self._deliver(result)
+            if isinstance(result, Refusal):
+                count, error = 0, named(result.code, self._names)
+            else:
+                count, error = self._deliver(result), 0
             self._fields.InternalHigh = count
-            self._fields.Internal = int(result.code) if isinstance(result, Refusal) else 0
+            self._fields.Internal = error
         self._kept = None
         self.is_done.set()
         if self._event is not None:
@@ -132,6 +138,7 @@ def reset_after_fork() -> None:
 
 def operation_for(
     Overlapped: object,
+    names: Names,
     deliver: Deliver = _no_bytes,
     kept: object = None,
 ) -> Operation | None:
@@ -139,6 +146,7 @@ def operation_for(
 
     Args:
         Overlapped: The argument.
+        names: What the function calls a path's troubles.
         deliver: Writes the result into the program's buffers.
         kept: What must stay referenced until the completion.
 
@@ -148,13 +156,14 @@ def operation_for(
     if Overlapped is None:
         return None
     address = address_of(Overlapped, _OVERLAPPED_BYTES)
-    return Operation(address, deliver, (Overlapped, kept)) if address else None
+    return Operation(address, deliver, (Overlapped, kept), names) if address else None
 
 
 def answer(
     opened: OpenHandle,
     operation: Operation | None,
     result: Value | Refusal | Pending,
+    names: Names,
     deliver: Deliver = _no_bytes,
 ) -> int:
     """What the function returns for a result; blocks for one that comes later.
@@ -163,6 +172,7 @@ def answer(
         opened: The handle of the call.
         operation: For the call's OVERLAPPED, if it has one.
         result: What the subsystem answered.
+        names: What the function calls a path's troubles.
         deliver: Writes the result into the program's buffers.
     """
     if isinstance(result, Pending):
@@ -173,7 +183,7 @@ def answer(
     if isinstance(result, Refusal):
         if operation is not None:
             operation.let_go()
-        return fail(result.code)
+        return fail(named(result.code, names))
     if operation is None:
         deliver(result)
     else:

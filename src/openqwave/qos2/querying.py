@@ -18,6 +18,7 @@ from openqwave.qos2.enumerations import (
 from openqwave.qos2.handles import opened_by, refuse
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.overlapped import answer, operation_for
+from openqwave.qos2.troubles import IN_QUERY_FLOW
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
@@ -117,13 +118,13 @@ def QOSQueryFlow(
             return needed
 
         flow_id = flow_number(FlowId)
-        operation = operation_for(Overlapped, deliver, (Size, Buffer))
+        operation = operation_for(Overlapped, IN_QUERY_FLOW, deliver, (Size, Buffer))
     except BadArgument as bad:
         return refuse(opened, bad.code)
     result = opened.session.query(
         flow_id, question, is_fresh=is_fresh, is_overlapped=operation is not None
     )
-    return answer(opened, operation, result, deliver)
+    return answer(opened, operation, result, IN_QUERY_FLOW, deliver)
 
 
 __all__ = ["QOSQueryFlow"]

@@ -20,6 +20,7 @@ from openqwave.qos2.handles import opened_by, refuse
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.membership import traffic_type_of
 from openqwave.qos2.overlapped import answer, operation_for
+from openqwave.qos2.troubles import IN_SET_FLOW
 
 if TYPE_CHECKING:
     from openqwave.client.embedded import Pending
@@ -109,11 +110,13 @@ def QOSSetFlow(
         change = read(opened.session, flow_number(FlowId), Buffer)
         if integer(Flags):
             raise BadArgument
-        operation = operation_for(Overlapped, kept=Buffer)
+        operation = operation_for(Overlapped, IN_SET_FLOW, kept=Buffer)
     except BadArgument as bad:
         return refuse(opened, bad.code)
     result = change(operation is not None)
-    return TRUE if operation is None and result is None else answer(opened, operation, result)
+    if operation is None and result is None:
+        return TRUE
+    return answer(opened, operation, result, IN_SET_FLOW)
 
 
 __all__ = ["QOSSetFlow"]

@@ -10,11 +10,13 @@ from openqwave.qos2.arguments import BadArgument, integer
 from openqwave.qos2.handles import opened_by, refuse
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.sockaddrs import endpoint_at
+from openqwave.qos2.troubles import IN_START_TRACKING, NOT_OF_PATHS, named
 
 if TYPE_CHECKING:
     from openqwave.client.session import Session
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.errors import Refusal
+    from openqwave.qos2.troubles import Names
 
 
 def QOSStartTrackingClient(QOSHandle: object, DestAddr: object, Flags: object) -> int:
@@ -28,7 +30,13 @@ def QOSStartTrackingClient(QOSHandle: object, DestAddr: object, Flags: object) -
     Returns:
         TRUE, or FALSE with a last error.
     """
-    return _track(QOSHandle, DestAddr, Flags, lambda session, host: session.start_tracking(host))
+    return _track(
+        QOSHandle,
+        DestAddr,
+        Flags,
+        lambda session, host: session.start_tracking(host),
+        IN_START_TRACKING,
+    )
 
 
 def QOSStopTrackingClient(QOSHandle: object, DestAddr: object, Flags: object) -> int:
@@ -42,7 +50,13 @@ def QOSStopTrackingClient(QOSHandle: object, DestAddr: object, Flags: object) ->
     Returns:
         TRUE, or FALSE with a last error.
     """
-    return _track(QOSHandle, DestAddr, Flags, lambda session, host: session.stop_tracking(host))
+    return _track(
+        QOSHandle,
+        DestAddr,
+        Flags,
+        lambda session, host: session.stop_tracking(host),
+        NOT_OF_PATHS,
+    )
 
 
 def _track(
@@ -50,6 +64,7 @@ def _track(
     DestAddr: object,
     Flags: object,
     act: Callable[[Session, Endpoint], Refusal | None],
+    names: Names,
 ) -> int:
     opened = opened_by(QOSHandle)
     if opened is None:
@@ -61,7 +76,7 @@ def _track(
     except BadArgument as bad:
         return refuse(opened, bad.code)
     refusal = act(opened.session, endpoint.host())
-    return TRUE if refusal is None else fail(refusal.code)
+    return TRUE if refusal is None else fail(named(refusal.code, names))
 
 
 __all__ = ["QOSStartTrackingClient", "QOSStopTrackingClient"]
