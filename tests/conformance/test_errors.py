@@ -19,6 +19,7 @@ import pytest
 
 from openqwave.admission.policy import Limits, Policy
 from openqwave.model.codes import ErrorCode
+from openqwave.model.estimates import Unmeasurable
 from openqwave.qos2 import (
     DWORD,
     ERROR_ACCESS_DISABLED_BY_POLICY,
@@ -324,7 +325,6 @@ ROWS = [
     *(
         Row("QOSStartTrackingClient", case, after(first, track(there(BLANK))), error, source)
         for case, first, error, source in (
-            ("no sink", breaking(BLANK, None), ERROR_HOST_UNREACHABLE, NO_ANSWER),
             ("no route", refusing(BLANK, HOST_UNREACHABLE), ERROR_HOST_UNREACHABLE, NO_ROUTE),
             ("sink is silent", breaking(BLANK, TIMEOUT), ERROR_HOST_UNREACHABLE, NO_ANSWER),
             ("sink broke off", breaking(BLANK, UNEXPECTED), ERROR_HOST_UNREACHABLE, NO_ANSWER),
@@ -332,6 +332,26 @@ ROWS = [
             ("adapter gone", refusing(BLANK, ADAPTER_FAILED), ERROR_ADAP_HDW_ERR, DOCUMENTED),
             ("forbidden", refusing(BLANK, DISABLED), ERROR_NOT_SUPPORTED, NO_SINK),
         )
+    ),
+    Row(
+        "QOSStartTrackingClient",
+        "no sink",
+        after(breaking(UNMEASURED, None), track(there(UNMEASURED))),
+        ERROR_HOST_UNREACHABLE,
+        NO_ANSWER,
+    ),
+    Row(
+        "QOSStartTrackingClient",
+        "no experiments here",
+        after(
+            both(
+                lambda w: w.lead(UNMEASURED),
+                lambda w: w.stop(UNMEASURED, Unmeasurable("held", is_of_this_host=True)),
+            ),
+            track(there(UNMEASURED)),
+        ),
+        ERROR_NOT_SUPPORTED,
+        NO_SINK,
     ),
     # -- QOSEnumerateFlows --
     *(

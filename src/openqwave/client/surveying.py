@@ -350,5 +350,5 @@ def _receive_path(host: Endpoint, found: Found, engine: Engine, now_ns: int) -> 
 
 def _obstacle_of_error(error: QosError) -> Unmeasurable | Refusal:
     if error.code in _HOPELESS:
-        return Unmeasurable(error.detail)
+        return Unmeasurable(error.detail, is_of_this_host=True)
     return Refusal(error.code, error.detail)

@@ -94,9 +94,15 @@ class PathReport:
 
 @dataclass(frozen=True, slots=True)
 class Unmeasurable:
-    """No estimates exist for the path, and none are under way; `reason` says why."""
+    """No estimates exist for the path, and none are under way.
+
+    Attributes:
+        reason: Why, as a sentence.
+        is_of_this_host: What is in the way is here, so a sink may well answer there.
+    """
 
     reason: str
+    is_of_this_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,9 +222,9 @@ class Paths:
             # It was measured a moment ago: whoever answered may be about to come back.
             why = Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, f"the experiments broke off: {why.reason}")
         path.obstacle = why
-        path.has_no_sink = isinstance(why, Unmeasurable)
+        path.has_no_sink = isinstance(why, Unmeasurable) and not why.is_of_this_host
         path.congestion = Congestion()
-        if path.has_no_sink:
+        if isinstance(why, Unmeasurable):
             path.pause_ns = LONGEST_PAUSE_NS
         self._timers.set(PauseEnds(path.host), now_ns + path.pause_ns)
         path.pause_ns = min(LONGEST_PAUSE_NS, 2 * path.pause_ns)
@@ -238,7 +238,10 @@ class Paths:
 
     def flow_congestion(self, flow: Flow) -> FlowCongestion:
         """The judge of a flow's own counters."""
-        return self._flow_congestion.setdefault(flow.flow_id, FlowCongestion())
+        judge = self._flow_congestion.get(flow.flow_id)
+        if judge is None:
+            judge = self._flow_congestion[flow.flow_id] = FlowCongestion()
+        return judge
 
     def congestion_of(self, flow: Flow) -> Congestion:
         """The verdict for a flow: its path's, or that of its own packets."""
@@ -303,8 +306,9 @@ class Paths:
             path.is_running = True
             effects.append(StartExperiments(path.facts))
         if path.is_running:
-            is_alert = self._pending.waits_on(path.host) or any(
-                flow.settings.contract is not None for flow in flows.values()
+            # A contract is held of the path itself at least, so nobody looks through all flows.
+            is_alert = (
+                self._pending.waits_on(path.host) or self._ledger.total_held_bps(path.host) > 0
             )
             if is_alert != path.is_alert:
                 path.is_alert = is_alert
