@@ -9,16 +9,18 @@ waiting task is cancelled, so is the operation.
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client import sync
 from openqwave.client.embedded import Pending
 from openqwave.model.errors import Refusal, TimedOut
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+from openqwave.subsystem.notices import ABORTED
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncIterator, Callable, Generator
 
     from openqwave.client.addresses import Address, Host
     from openqwave.client.pacer import Pacer
@@ -158,9 +160,15 @@ class Flow:
             rate_bps = sync.whole(session, rate_bps, "a rate in bit/s")
         excess = sync.member_of(session, Shaping, shaping)
         why = sync.member_of(session, RateReason, reason)
-        answer = await asyncio.to_thread(
-            session.set_rate, self.id, rate_bps, excess, why, is_self_paced=self_paced
+        asking = _Asking(
+            session,
+            lambda: session.set_rate(self.id, rate_bps, excess, why, is_self_paced=self_paced),
         )
+        try:
+            answer = await asyncio.to_thread(asking.ask)
+        except asyncio.CancelledError:
+            asking.withdraw()
+            raise
         await self._finish(answer, None)
 
     async def set_dscp(self, dscp: int) -> None:
@@ -241,3 +249,36 @@ class Flow:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+class _Asking:
+    """A request that another thread makes, and that may be withdrawn meanwhile.
+
+    The thread goes on when the task that waits for it is cancelled, and nobody takes its answer.
+    It leaves the answer before it looks whether that is still wanted, and whoever withdraws says
+    so before looking for the answer: one of the two finds the other.
+    """
+
+    def __init__(self, session: Session, request: Callable[[], Refusal | Pending | None]) -> None:
+        self._session = session
+        self._request = request
+        self._answer: Refusal | Pending | None = None
+        self._withdrawn = threading.Event()
+
+    def ask(self) -> Refusal | Pending | None:
+        """Make the request; in the other thread."""
+        if self._withdrawn.is_set():
+            return ABORTED
+        self._answer = self._request()
+        if self._withdrawn.is_set():
+            self._cancel()
+        return self._answer
+
+    def withdraw(self) -> None:
+        """Want no answer any more; in the task's."""
+        self._withdrawn.set()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if isinstance(self._answer, Pending):
+            self._session.cancel(self._answer.request_id)
