@@ -10,6 +10,7 @@ import pytest
 
 from openqwave.admission.policy import Limits, Policy
 from openqwave.model.codes import ErrorCode
+from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals, PathView
 from openqwave.model.flow import NoticeKind, TrafficType
 from openqwave.subsystem import requests as rq
@@ -506,3 +507,27 @@ def test_cost_is_in_proportion(what: str) -> None:
         costs.append(cost)
     # Twice as many may cost twice as much.
     assert costs[1] <= 2.5 * costs[0], costs
+
+
+@pytest.mark.parametrize("what", ["granted", "refused", "lowered", "a view", "a flow"])
+def test_cost_does_not_grow_with_flows(what: str) -> None:
+    # All the flows of a path but the one that asks hold nothing, and nobody waits.
+    costs = []
+    for count in (100, 10_000):
+        driven = Driven()
+        handle = driven.open()
+        flows = [driven.flow(handle, cookie, A, is_adaptive=True) for cookie in range(1, count + 1)]
+        driven.see(A, view(available_bps=1_000_000))
+        driven.grant(handle, rate(flows[-1], 2))
+        match what:
+            case "a view":
+                cost = calls_of(partial(driven.see, A, view(available_bps=1)))
+            case "a flow":
+                cost = calls_of(partial(driven.flow, handle, count + 1, A, is_adaptive=True))
+            case _:
+                rate_bps = {"granted": 3, "refused": 1_000_001, "lowered": 1}[what]
+                request_id = driven.asked + 1
+                cost = calls_of(partial(driven.ask, handle, rate(flows[-1], rate_bps)))
+                assert isinstance(driven.answers[request_id], Refusal) == (what == "refused")
+        costs.append(cost)
+    assert costs[0] == costs[1]
