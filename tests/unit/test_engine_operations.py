@@ -13,7 +13,9 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals, PathView
 from openqwave.model.flow import NoticeKind, TrafficType
+from openqwave.model.path import LinkType, PathFacts
 from openqwave.subsystem import requests as rq
+from openqwave.subsystem.effects import StartExperiments
 from tests.unit.driven import (
     NO_MECHANISM,
     STRANGER,
@@ -511,12 +513,15 @@ def test_cost_is_in_proportion(what: str) -> None:
 
 @pytest.mark.parametrize("what", ["granted", "refused", "lowered", "a view", "a flow"])
 def test_cost_does_not_grow_with_flows(what: str) -> None:
-    # All the flows of a path but the one that asks hold nothing, and nobody waits.
+    # On a path with experiments all flows but the one that asks hold nothing, and nobody waits.
+    way = PathFacts(A.host(), 2, "eth0", b"", b"", 1500, LinkType.WIRED)
     costs = []
     for count in (100, 10_000):
         driven = Driven()
         handle = driven.open()
         flows = [driven.flow(handle, cookie, A, is_adaptive=True) for cookie in range(1, count + 1)]
+        driven.carry_out(driven.engine.receive_path(A, way, now_ns=driven.now_ns))
+        assert driven.experiments == [StartExperiments(way)]
         driven.see(A, view(available_bps=1_000_000))
         driven.grant(handle, rate(flows[-1], 2))
         match what:
