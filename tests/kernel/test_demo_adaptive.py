@@ -113,7 +113,7 @@ def test_the_wire_says_so_too(ran: Ran) -> None:
     assert dscp["A"]["with_a_rate"].keys() == {"40"}
     assert dscp["B"]["before_a_rate"].keys() == {"0"}
     assert dscp["B"]["with_a_rate"].keys() == {"40"}
-    assert min(count for each in dscp["B"].values() for count in each.values()) > 100
+    assert min(count for each in dscp["B"].values() for count in each.values()) > 50
     # The line's.
     assert told["longest_delay_ns"] > 5 * MS
     assert told["measurement"]["uncaptured_packets"] == 0

@@ -126,8 +126,8 @@ def each_call(change: Callable[[Call], Call | None]) -> Callable[[Records], None
 def test_the_numbers_of_the_story_go_together() -> None:
     # Neither fits twice, others overfill what is taken, and the way down makes room for them.
     assert WANTED_BPS < LINK_BPS < 2 * WANTED_BPS
-    lower_bps = 0.8 * (LINK_BPS - WANTED_BPS)
-    assert WANTED_BPS + lower_bps + OTHERS_BPS > 1.1 * LINK_BPS
+    lower_bps = 2 / 3 * (LINK_BPS - WANTED_BPS)
+    assert WANTED_BPS + lower_bps + OTHERS_BPS > 1.08 * LINK_BPS
     assert WANTED_BPS + LEAST_BPS + OTHERS_BPS < 0.9 * LINK_BPS
     assert PACKET_BYTES == PAYLOAD_BYTES + 28
     assert STEADY_S > PEACE_S
@@ -194,21 +194,21 @@ def test_a_performance_as_it_should_be() -> None:
     assert turns.refused is not None
     assert turns.refused.error == "ERROR_NETWORK_BUSY"
     assert turns.asked is not None
-    assert turns.asked.available_bps == 7_646_305
+    assert turns.asked.available_bps == 8_431_350
     assert turns.lower is not None
     assert turns.back is not None
-    assert turns.lower.rate_bps == turns.back.rate_bps == 6_100_000
+    assert turns.lower.rate_bps == turns.back.rate_bps == 5_600_000
     assert turns.down is not None
     assert turns.down.rate_bps == LEAST_BPS
     assert turns.whole is not None
     assert turns.whole.rate_bps == WANTED_BPS
-    # As long as what is in the recording by hand: 8.64 s less 8.373.
-    assert figures.told_ns == pytest.approx(263 * MS, abs=20 * MS)
-    assert figures.available_ns == pytest.approx(1_480 * MS, abs=20 * MS)
+    # As the lines of the run had them: told at 8.65 s, relief at 9.32, available at 15.85.
+    assert figures.told_ns == pytest.approx(237 * MS, abs=1 * MS)
+    assert figures.available_ns == pytest.approx(1_435 * MS, abs=1 * MS)
     assert figures.relief_ns is not None
     assert 100 * MS < figures.relief_ns < 500 * MS
-    # 12 and 1 Mbit/s of streams, and experiments.
-    assert figures.free_bps == pytest.approx(6_850_000, abs=150_000)
+    # 12 and 0.5 Mbit/s of streams, and experiments.
+    assert figures.free_bps == pytest.approx(7_400_000, abs=150_000)
     assert (figures.needless, figures.without_others) == (0, 0)
     assert figures.marks[B][0].keys() == {0}
     assert figures.marks[B][1].keys() == figures.marks[A][1].keys() == {40}
@@ -244,7 +244,7 @@ def without(name: str) -> Callable[[Call], Call | None]:
 
 
 def told_much(call: Call) -> Call:
-    return call if call.available_bps is None else replace(call, available_bps=9 * MBPS)
+    return call if call.available_bps is None else replace(call, available_bps=11 * MBPS)
 
 
 def later(name: str, by_ns: int) -> Callable[[Call], Call]:
@@ -260,7 +260,7 @@ def later(name: str, by_ns: int) -> Callable[[Call], Call]:
         (grant_all, {"refused"}),
         (told_much, {"available_told"}),
         (without("wait_congested"), {"congested"}),
-        (later("wait_congested", 900 * MS), {"congested", "needless"}),
+        (later("wait_congested", 900 * MS), {"congested"}),
         (later("wait_uncongested", 1_000 * MS), {"relieved"}),
         # While the queue stood.
         (later("wait_uncongested", -450 * MS), {"relieved"}),
@@ -312,7 +312,7 @@ def test_marks_while_a_call_is_under_way_are_nobodys() -> None:
     assert broken(changed(mark)) == []
 
 
-@pytest.mark.parametrize(("lost", "names"), [(34, []), (35, ["loss"])])
+@pytest.mark.parametrize(("lost", "names"), [(33, []), (34, ["loss"])])
 def test_losses_up_to_a_thousandth(lost: int, names: list[str]) -> None:
     def lose(records: Records) -> None:
         records.crossing.tracks[A].came[2] -= lost
@@ -336,7 +336,7 @@ def test_what_is_too_busy_to_judge(found: Punctuality, is_busy: bool) -> None:
 def test_json() -> None:
     told = json.loads(json.dumps(figures_of(performance()).to_json()))
     assert (told["format"], told["kept"]) == (1, True)
-    assert told["turns"]["lower"]["rate_bps"] == 6_100_000
+    assert told["turns"]["lower"]["rate_bps"] == 5_600_000
     assert told["turns"]["lower"]["stream"] == "B"
     assert told["turns"]["admitted"]["began_ns"] < told["turns"]["admitted"]["ended_ns"] < 10**9
     assert told["others_came_ns"] < told["queue_drained_ns"] < told["others_went_ns"]

@@ -1,9 +1,9 @@
 """The rates and the times of the story.
 
 Two streams want 12 Mbit/s each on a link that carries 20. The first gets them. The second is
-refused, asks what is there, and takes four fifths of it, which is about 6. So the link is nine
-tenths full when others come: their 4 Mbit/s overfill it by an eighth, and its queue, which holds
-100 ms, would be full 0.8 s later. With the second stream down to 1 Mbit/s it drains, though the
+refused, asks what is there, and takes two thirds of it, which is about 5. So the link is seven
+eighths full when others come: their 5 Mbit/s overfill it by an eighth, and its queue, which holds
+100 ms, would be full 0.8 s later. With the second stream down to 0.5 Mbit/s it drains, though the
 others are still there, and there is room for what experiments send to find out.
 """
 
@@ -24,8 +24,8 @@ QUEUE_BYTES = LINK_BPS // 8 // 10
 DELAY_NS = 5 * MS
 WANTED_BPS = 12 * MBPS
 # What a stream sends that has been promised nothing, or was told to go down.
-LEAST_BPS = 1 * MBPS
-OTHERS_BPS = 4 * MBPS
+LEAST_BPS = 500_000
+OTHERS_BPS = 5 * MBPS
 
 # Streams by number, in their packets, and by name, for people.
 A, B = 1, 2
