@@ -19,7 +19,8 @@ time. A host without a sink is asked again seldom.
 
 **What is free** of a path is told to the ledger with each view. While the path is congested
 nothing is, whatever the last numbers say; and from relief on only numbers count that were measured
-since, because those before speak of another path.
+since, because those before speak of another path. Nor is it more than the capacity less what
+flows under contract were counted to send.
 """
 
 from __future__ import annotations
@@ -203,6 +204,11 @@ class Paths:
             free_bps = 0
         # What has come into use since the view is not in its numbers.
         path.own_seen_bps = min(path.own_seen_bps, self._ledger.total_held_bps(path.host))
+        capacity_bps = None if path.view is None else path.view.fundamentals.bottleneck_bps
+        if free_bps is not None and capacity_bps is not None and path.own_bps is not None:
+            # What is counted is certain, and what probes find beside it is not: those of a host
+            # that sends the load itself tend to leave when it does not.
+            free_bps = max(0, min(free_bps, capacity_bps - path.own_seen_bps))
         self._ledger.see(path.host, free_bps, path.own_seen_bps)
 
     def _forget_view(self, path: Path) -> None:
