@@ -232,6 +232,18 @@ def test_one_odd_train_is_an_odd_train() -> None:
     assert after.value == pytest.approx(stated(before).value, rel=0.05)
 
 
+def test_trains_that_a_stalled_receiver_got_at_once_are_no_path() -> None:
+    watch = watching()
+    before = stated(watch.report().capacity_bps)
+    for turn, rate in enumerate([3740, 780, 100, 2000]):
+        watch.observe(train([packet_ns(rate * MBIT)] * 7, at_ns=(4 + turn) * S))
+        assert watch.is_in_doubt
+    assert watch.report().capacity_bps == before
+    # The last of them, and one like it, would be.
+    watch.observe(train([packet_ns(2000 * MBIT)] * 7, at_ns=8 * S))
+    assert stated(watch.report().capacity_bps).value == pytest.approx(2000 * MBIT, rel=0.05)
+
+
 def test_after_a_change_the_new_load_is_found() -> None:
     watch = watching()
     found = followed(watch, later(4 * CAPACITY, 0.25, 8))

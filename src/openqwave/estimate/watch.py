@@ -10,7 +10,8 @@ to back, so that one state is left. Between answers the belief's variance grows 
 a path changes in the time. An answer that is far off may be an error, or the path has changed: it
 moves nothing and makes the belief as uncertain as it is far off, so that the next answer decides.
 
-The capacity is the mode of the last trains, and starts anew when two in a row say otherwise.
+The capacity is the mode of the last trains, and starts anew when two in a row say otherwise, and
+the same.
 """
 
 from __future__ import annotations
@@ -191,8 +192,8 @@ class PathWatch:
         is_odd = isinstance(limit, Estimate) and (
             abs(spread.rate_bps / limit.value - 1) > NEW_CAPACITY
         )
-        if is_odd and self._odd is not None:
-            # Twice in a row: what was known is of another path.
+        if is_odd and self._odd is not None and _agree(self._odd, spread.rate_bps):
+            # Twice in a row and alike: what was known is of another path.
             self._trains = deque([self._odd], TRAINS_KEPT)
             self._tracker = None
         elif is_odd:
@@ -237,6 +238,12 @@ class PathWatch:
             CONFIDENCE,
             "tracked",
         )
+
+
+def _agree(train: Train, rate_bps: float) -> bool:
+    """Does a train have about a rate? Two that a stalled receiver got at once have any two."""
+    spread = spread_of(train)
+    return spread is not None and abs(spread.rate_bps / rate_bps - 1) <= NEW_CAPACITY
 
 
 def _of_few(trains: Iterable[Train]) -> Capacity:
