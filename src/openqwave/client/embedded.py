@@ -177,9 +177,6 @@ class Embedded:
             waiting = self._waiting(others) if others else ()
         if waiting:
             _hand_over(waiting)
-        if isinstance(result, Pending) and self.until_timer_s() is not None:
-            # It may wait for a limited time only, to which the surveyor sees.
-            self._survey().wake()
         return result
 
     def refuse_handle(self, handle_id: int) -> Refusal | None:
@@ -222,6 +219,11 @@ class Embedded:
             return engine.handle_timer(now_ns=now_ns)
 
         self.tell(handle)
+
+    def see_to_timers(self) -> None:
+        """Have somebody wait for the engine's timers; errors as with `Surveyor.wake`."""
+        if self.until_timer_s() is not None:
+            self._survey().wake()
 
     def until_timer_s(self) -> float | None:
         """How long until the engine has something to do by itself; None for ever."""

@@ -129,7 +129,7 @@ class Session:
     ) -> Refusal | Pending | None:
         """Change the flow's contract; pending while too little is known of the path."""
         request = rq.SetRate(flow_id, rate_bps, shaping, reason, is_overlapped, is_self_paced)
-        result = self._host.submit(self.handle_id, request)
+        result = self._limited(self._host.submit(self.handle_id, request))
         return cast("Refusal | Pending | None", result)
 
     def set_dscp(self, flow_id: int, dscp: int) -> Refusal | None:
@@ -147,7 +147,7 @@ class Session:
     ) -> FlowAnswer | Refusal | Pending:
         """Ask about a flow; pending while what was asked for afresh is measured."""
         request = rq.QueryFlow(flow_id, question, own_credentials(), is_fresh, is_overlapped)
-        result = self._host.submit(self.handle_id, request)
+        result = self._limited(self._host.submit(self.handle_id, request))
         return cast("FlowAnswer | Refusal | Pending", result)
 
     def notify(
@@ -156,6 +156,22 @@ class Session:
         """Be told once when a condition holds."""
         result = self._host.submit(self.handle_id, rq.NotifyFlow(flow_id, kind, rate_bps))
         return cast("Refusal | Pending | None", result)
+
+    def _limited(self, result: _T | Pending) -> _T | Pending | Refusal:
+        """Have somebody see to it that a request waits for no longer than it may."""
+        if not isinstance(result, Pending):
+            return result
+        try:
+            self._host.see_to_timers()
+        except BaseException as error:
+            is_withdrawn = self.cancel(result.request_id) is None
+            if not isinstance(error, OSError | RuntimeError):
+                raise
+            if is_withdrawn:
+                return Refusal(
+                    ErrorCode.ERROR_NO_SYSTEM_RESOURCES, f"nobody can wait for the path: {error}"
+                )
+        return result
 
     def finish(self, result: _T | Refusal | Pending) -> _T | Refusal:
         """The result, waited for; a program that is interrupted leaves no request behind."""

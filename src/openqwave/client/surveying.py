@@ -8,6 +8,10 @@ measured, and ends when none is, so a program that only marks has no thread.
 Experiments themselves happen in the thread of an `ExperimentHost`, and in the network namespace of
 the thread that asked for the first one. Everything that is done for a caller of the subsystem is
 put in a queue here: no caller waits for a connection.
+
+**Failure.** Who waits for a path waits for this thread, so it lives on whatever goes wrong: a
+session that cannot be begun ends alone, an experiment host that broke is replaced, and any other
+error ends all experiments, of which the engine is told. The engine begins them again after a pause.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from openqwave.drivers.experiments import ExperimentHost
 from openqwave.drivers.mailbox import Mailbox
@@ -29,7 +33,6 @@ from openqwave.drivers.pathfinder import Pathfinder
 from openqwave.drivers.readiness import Wake
 from openqwave.drivers.rtnetlink import read_links
 from openqwave.drivers.sockdiag import SocketDiagnosis
-from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import QosError, Refusal
 from openqwave.model.estimates import Congestion, Unmeasurable
 from openqwave.probing.budget import Budget
@@ -44,7 +47,7 @@ from openqwave.subsystem.effects import (
     StartExperiments,
     StopExperiments,
 )
-from openqwave.subsystem.findings import obstacle_of, view_of
+from openqwave.subsystem.findings import HOST_IS_OVER, obstacle_of, obstacle_of_error, view_of
 from openqwave.subsystem.usage import LinkLoad
 
 if TYPE_CHECKING:
@@ -63,17 +66,6 @@ if TYPE_CHECKING:
 _COUNT_S = 0.2
 # How long experiments go unasked-for before the thread ends: programs open and close flows.
 _LINGER_S = 5.0
-
-# Errors of this host or its administrator: no waiting mends them.
-_HOPELESS: Final = frozenset(
-    {
-        ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY,
-        ErrorCode.ERROR_ACCESS_DENIED,
-        ErrorCode.ERROR_BUSY,
-        ErrorCode.ERROR_INVALID_PARAMETER,
-        ErrorCode.ERROR_NOT_SUPPORTED,
-    }
-)
 
 _Work: TypeAlias = "Callable[[], None]"
 
@@ -116,6 +108,7 @@ class Surveyor:
         self._verdicts: dict[Endpoint, Congestion] = {}
         self._diagnosis = SocketDiagnosis()
         self._number = 0
+        self._count_s = 0.0
 
     # -- for any thread ---------------------------------------------------------------
 
@@ -138,26 +131,44 @@ class Surveyor:
 
     def carry_out(self, effect: Experiment) -> None:
         """Have something done about experiments, by the thread."""
-        self.do(lambda: self._carry_out(effect), must_start=isinstance(effect, StartExperiments))
+        # Where no thread can be had now, it is done by the next one.
+        with contextlib.suppress(OSError, RuntimeError):
+            self.do(
+                lambda: self._carry_out(effect), must_start=isinstance(effect, StartExperiments)
+            )
 
     def wake(self) -> None:
-        """Look at the engine's timers again; starts the thread, which waits for them."""
+        """Look at the engine's timers again; starts the thread, which waits for them.
+
+        Raises:
+            OSError: There is no descriptor for it.
+            RuntimeError: There is no thread to be had.
+        """
         self.do(lambda: None, must_start=True)
 
     def do(self, work: _Work, *, must_start: bool = False) -> None:
         """Have something done by the thread; where there is none, only what starts it."""
         with self._lock:
-            if self._thread is None:
-                if not must_start:
-                    return
-                self._wake = Wake()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._wake,), name="openqwave-paths", daemon=True
-                )
-                self._thread.start()
+            if self._thread is None and not must_start and not self._work:
+                return
             self._work.append(work)
+            if self._thread is None:
+                self._begin_thread()
             if self._wake is not None:
                 self._wake.send()
+
+    def _begin_thread(self) -> None:
+        wake = Wake()
+        thread = threading.Thread(
+            target=self._run, args=(wake,), name="openqwave-paths", daemon=True
+        )
+        self._thread, self._wake = thread, wake
+        try:
+            thread.start()
+        except BaseException:
+            self._thread = self._wake = None
+            wake.close()
+            raise
 
     # -- the thread -------------------------------------------------------------------
 
@@ -169,33 +180,41 @@ class Surveyor:
             # Without it routes are looked up as flows are made, and not followed.
             changes = PathChanges()
             poll.register(changes.fileno(), select.POLLIN)
-        count_s = 0.0
         idle_since_s = time.monotonic()
         try:
             while True:
                 if self._sessions or self._work:
                     idle_since_s = time.monotonic()
-                elif time.monotonic() - idle_since_s > _LINGER_S and self._end(wake):
+                elif time.monotonic() - idle_since_s > _LINGER_S and self._may_end():
                     return
                 poll.poll(1_000 * self._timeout_s())
                 wake.take()
-                self._drain()
-                if changes is not None and changes.read():
-                    self._look_again(changes)
-                if self._sessions and time.monotonic() >= count_s:
-                    count_s = time.monotonic() + _COUNT_S
-                    self._count()
-                self._subsystem.handle_timers()
+                try:
+                    self._turn(changes)
+                except Exception as error:  # noqa: BLE001 - told to everybody who waits
+                    self._break(error)
         finally:
             if changes is not None:
                 changes.close()
-            self._diagnosis.close()
-            if self._experiments is not None:
-                with contextlib.suppress(QosError):
-                    self._experiments.close()
-                self._experiments = None
+            self._leave(wake)
 
-    def _end(self, wake: Wake) -> bool:
+    def _turn(self, changes: PathChanges | None) -> None:
+        """Do what there is to do."""
+        self._drain()
+        if changes is not None and changes.read():
+            self._look_again(changes)
+        if self._sessions and time.monotonic() >= self._count_s:
+            self._count_s = time.monotonic() + _COUNT_S
+            self._count()
+        self._subsystem.handle_timers()
+
+    def _break(self, error: Exception) -> None:
+        """End all experiments, of which something went wrong."""
+        for host in list(self._sessions):
+            self._stop(host)
+            self._tell_ended(host, obstacle_of_error(error))
+
+    def _may_end(self) -> bool:
         """End the thread, unless somebody has just found something for it to do."""
         if self._subsystem.until_timer_s() is not None:
             return False
@@ -203,10 +222,23 @@ class Surveyor:
             if self._work:
                 return False
             self._thread = self._wake = None
-        wake.close()
-        if not self._subsystem.is_open():
-            self.rest()
         return True
+
+    def _leave(self, wake: Wake) -> None:
+        """Close everything, but what the next thread uses, if there is one already."""
+        experiments: ExperimentHost | None = None
+        with self._lock:
+            if self._wake is wake:
+                self._thread = self._wake = None
+            is_last = self._thread is None
+            if is_last:
+                experiments, self._experiments = self._experiments, None
+        wake.close()
+        if is_last:
+            self._diagnosis.close()
+            _close(experiments)
+            if not self._subsystem.is_open():
+                self.rest()
 
     def _timeout_s(self) -> float:
         longest_s = _COUNT_S if self._sessions else _LINGER_S
@@ -261,8 +293,11 @@ class Surveyor:
                 experiments.start()
                 self._experiments = experiments
             running = self._experiments.run(session, host, mailbox)
-        except QosError as error:
-            self._tell_ended(host, _obstacle_of_error(error))
+        except Exception as error:  # noqa: BLE001 - told to everybody who waits
+            if isinstance(error, QosError) and error.code in HOST_IS_OVER:
+                broken, self._experiments = self._experiments, None
+                _close(broken)
+            self._tell_ended(host, obstacle_of_error(error))
             return
         self._sessions[host] = self._number, session, running
 
@@ -304,12 +339,7 @@ class Surveyor:
         if not self._is_current(facts.host, number):
             return
         self._stop(facts.host)
-        why = (
-            _obstacle_of_error(error)
-            if isinstance(error, QosError)
-            else Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, f"the experiments broke: {error!r}")
-        )
-        self._tell_ended(facts.host, why)
+        self._tell_ended(facts.host, obstacle_of_error(error))
 
     def _look_again(self, changes: PathChanges) -> None:
         """Routes, links or neighbours have changed."""
@@ -348,7 +378,8 @@ def _receive_path(host: Endpoint, found: Found, engine: Engine, now_ns: int) -> 
     return engine.receive_path(host, found, now_ns=now_ns)
 
 
-def _obstacle_of_error(error: QosError) -> Unmeasurable | Refusal:
-    if error.code in _HOPELESS:
-        return Unmeasurable(error.detail, is_of_this_host=True)
-    return Refusal(error.code, error.detail)
+def _close(experiments: ExperimentHost | None) -> None:
+    if experiments is not None:
+        # One that broke says so; who used it has heard it already.
+        with contextlib.suppress(QosError):
+            experiments.close()

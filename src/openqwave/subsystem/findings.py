@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal
+from openqwave.model.errors import QosError, Refusal
 from openqwave.model.estimates import (
     Congestion,
     Estimate,
@@ -33,6 +33,19 @@ _CODE_OF: Final = {
     Failure.NO_AGREEMENT: ErrorCode.ERROR_TIMEOUT,
     Failure.NO_SUMMARY: ErrorCode.ERROR_TIMEOUT,
 }
+
+# Errors of this host or its administrator: no waiting mends them.
+_HOPELESS: Final = frozenset(
+    {
+        ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY,
+        ErrorCode.ERROR_ACCESS_DENIED,
+        ErrorCode.ERROR_BUSY,
+        ErrorCode.ERROR_INVALID_PARAMETER,
+        ErrorCode.ERROR_NOT_SUPPORTED,
+    }
+)
+# What an experiment host answers that has broken, or has been closed.
+HOST_IS_OVER: Final = frozenset({ErrorCode.ERROR_GEN_FAILURE, ErrorCode.ERROR_OPERATION_ABORTED})
 
 
 def view_of(told: Told, congestion: Congestion) -> PathView:
@@ -61,6 +74,16 @@ def obstacle_of(host: Endpoint, end: Failed | Ended) -> Unmeasurable | Refusal:
         )
     text = f"{reason.value}; {end.detail}" if end.detail else reason.value
     return Refusal(_CODE_OF.get(reason, ErrorCode.ERROR_UNEXP_NET_ERR), text)
+
+
+def obstacle_of_error(error: BaseException | None) -> Unmeasurable | Refusal:
+    """The same, by the error that it ended with; None where nobody said."""
+    if not isinstance(error, QosError) or error.code in HOST_IS_OVER:
+        what = "ended without a word" if error is None else f"broke: {error!r}"
+        return Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, f"the experiments {what}")
+    if error.code in _HOPELESS:
+        return Unmeasurable(error.detail, is_of_this_host=True)
+    return Refusal(error.code, error.detail)
 
 
 def _value(number: Estimated) -> int | None:
