@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 RUN := .venv/bin
 
-.PHONY: help demo test lint bench bench-paths docs clean
+.PHONY: help demo test lint bench bench-paths bench-congestion docs clean
 
 help:
 	@echo "make demo    a stream survives a full link because it is in a flow (30 s)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
 	@echo "make bench-paths  accuracy of path measurements, beside iperf3 (20 min, wants a quiet machine)"
+	@echo "make bench-congestion  how soon congestion is told and relief, beside peers (20 min, likewise)"
 	@echo "make docs    the documentation, into docs/_build/html"
 
 demo: .venv/.demo
@@ -28,9 +29,13 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	@$(RUN)/python bench/set_flow.py
+	@$(RUN)/python bench/admission.py
 
 bench-paths: .venv/.dev
 	@$(RUN)/python -m bench.estimate
+
+bench-congestion: .venv/.dev
+	@$(RUN)/python -m bench.congestion
 
 docs: .venv/.docs
 	@$(RUN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
