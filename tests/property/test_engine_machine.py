@@ -4,6 +4,8 @@ The model knows which flow holds which (socket, destination) pairs, what was set
 who waits. After each step everything that can be asked of the engine is asked and compared,
 and the plans that the mechanism holds have to be those of the model. At random the mechanism
 refuses, or finds sockets gone; then a refused call has to have changed nothing.
+
+Nothing waits for experiments here, and no numbers get old: that is `test_adaptive_machine`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from openqwave.admission.policy import WINDOWS_MARKS, Limits, Policy, queue_priority
+from openqwave.admission.policy import WINDOWS_MARKS, Experiments, Limits, Policy, queue_priority
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
@@ -59,6 +61,10 @@ RARELY = st.sampled_from([False] * 15 + [True])
 # Small, so that they are reached.
 LIMITS = Limits(handles=3, flows=5, destinations_per_flow=2, tracked_hosts=1, pending_operations=3)
 
+IMPATIENT = Experiments(answer_ns=0, estimate_age_ns=10**18)
+# Longer than what was said to be free is honoured for.
+STEP_NS = 2 * 10**9
+
 # An id that no flow has.
 NO_FLOW = 1 << 31
 
@@ -79,6 +85,8 @@ class ModelFlow:
     shaping: Shaping = Shaping.SHAPE_AND_MARK
     # Adaptive and not admitted yet, or ended by a rate of 0.
     is_off: bool = False
+    # The far end of an adaptive flow's path.
+    host: Endpoint | None = None
     waiting: dict[NoticeKind, int] = field(default_factory=dict)
 
     def treatment(self) -> Treatment:
@@ -99,7 +107,7 @@ class ModelFlow:
 class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.driven = Driven(Policy(limits=LIMITS))
+        self.driven = Driven(Policy(limits=LIMITS, experiments=IMPATIENT))
         self.open: dict[int, int] = {}
         self.lost: set[int] = set()
         self.model: dict[int, ModelFlow] = {}
@@ -108,15 +116,25 @@ class EngineMachine(RuleBasedStateMachine):
         self.expected: dict[int, ErrorCode | None] = {}
         self.rates_asked: dict[int, int | None] = {}
         self.ended: list[int] = []
-        self.held_at_view: dict[Endpoint, dict[int, int]] = {A: {}, B: {}}
+        # What of the contracts was in use when the path was seen, as far as it may still be.
+        self.own_bps = {A: 0, B: 0}
 
     # -- the model ------------------------------------------------------------------
 
     def end(self, flow_id: int) -> None:
         flow = self.model.pop(flow_id)
         self.ended.append(flow_id)
+        self.give_up(flow, flow.rate_bps or 0)
         for request_id in flow.waiting.values():
             self.expected[request_id] = ABORTED
+
+    def give_up(self, flow: ModelFlow, rate_bps: int) -> None:
+        """What a contract gives up is found by the next view, and not assumed to be free."""
+        if flow.host is not None:
+            self.own_bps[flow.host] = max(0, self.own_bps[flow.host] - rate_bps)
+
+    def held_bps(self, host: Endpoint) -> int:
+        return sum(flow.rate_bps or 0 for flow in self.model.values() if flow.host == host)
 
     def drop_pairs(self, flow_id: int, pairs: list[Pair]) -> None:
         flow = self.model[flow_id]
@@ -150,7 +168,7 @@ class EngineMachine(RuleBasedStateMachine):
         return None
 
     def view_of(self, flow: ModelFlow) -> tuple[int | None, bool | None] | None:
-        return self.views[next(iter(flow.pairs))[1]] if flow.is_adaptive else None
+        return None if flow.host is None else self.views[flow.host]
 
     def holds(self, flow: ModelFlow, kind: NoticeKind, rate_bps: int | None) -> bool:
         seen = self.view_of(flow)
@@ -173,15 +191,13 @@ class EngineMachine(RuleBasedStateMachine):
         available = seen[0]
         if available is None:
             return ErrorCode.ERROR_RETRY
+        # Of a congested path nothing is free, whatever was found before.
+        free = 0 if seen[1] else available
         # "reservations that are admitted but not yet in use count as used": what was granted
         # since the path was seen is in no estimate.
-        host = next(iter(flow.pairs))[1]
-        unseen = sum(
-            max(0, (other.rate_bps or 0) - self.held_at_view[host].get(flow_id, 0))
-            for flow_id, other in self.model.items()
-            if other.is_adaptive and next(iter(other.pairs))[1] == host
-        )
-        return None if rate_bps <= held + available - unseen else ErrorCode.ERROR_NETWORK_BUSY
+        assert flow.host is not None
+        unused = self.held_bps(flow.host) - self.own_bps[flow.host]
+        return None if rate_bps <= held + free - unused else ErrorCode.ERROR_NETWORK_BUSY
 
     def pick_handle(self, pick: int) -> int:
         """An open handle, or now and then one that never was."""
@@ -214,6 +230,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def check(self, handle: int, request: rq.Request, expected: ErrorCode | None) -> bool:
         """Put a request; was it granted? Its refusal has to be the one that is expected."""
+        self.driven.now_ns += STEP_NS
         result = self.driven.result(handle, request)
         refused = self.handle_refusal(handle) or expected
         if refused is None:
@@ -272,6 +289,7 @@ class EngineMachine(RuleBasedStateMachine):
             kind,
             {(cookie, destination): None},
             is_off=is_adaptive,
+            host=destination if is_adaptive else None,
         )
 
     def take_over(self, cookie: int, destination: Endpoint, by: int | None) -> None:
@@ -379,6 +397,7 @@ class EngineMachine(RuleBasedStateMachine):
             expected = self.admission(flow, wanted)
         if self.check(handle, rate(flow_id, rate_bps, shaping), expected):
             assert flow is not None
+            self.give_up(flow, max(0, (flow.rate_bps or 0) - wanted))
             if wanted:
                 flow.rate_bps, flow.shaping = wanted, shaping
                 flow.is_off = False
@@ -452,14 +471,12 @@ class EngineMachine(RuleBasedStateMachine):
         self, host: Endpoint, available: int | None, is_congested: bool | None, is_lost: bool
     ) -> None:
         self.views[host] = None if is_lost else (available, is_congested)
-        self.held_at_view[host] = {
-            flow_id: flow.rate_bps or 0 for flow_id, flow in self.model.items()
-        }
+        self.own_bps[host] = self.held_bps(host)
         self.driven.see(
             host, None if is_lost else view(available_bps=available, is_congested=is_congested)
         )
         for flow in self.model.values():
-            if not flow.is_adaptive or next(iter(flow.pairs))[1] != host:
+            if flow.host != host:
                 continue
             for kind, request_id in list(flow.waiting.items()):
                 asked = self.rates_asked[request_id]
@@ -525,6 +542,8 @@ class EngineMachine(RuleBasedStateMachine):
         for flow_id in list(self.model):
             self.end(flow_id)
         self.lost = set(self.open)
+        # Nothing that was known before the machine slept holds.
+        self.views = {A: None, B: None}
 
     def settle(self, cookies: set[int]) -> None:
         """Bring the mechanism, which refused, to what it would hold."""
