@@ -29,6 +29,7 @@ from openqwave.client import surveying
 from openqwave.client.embedded import Embedded
 from openqwave.drivers.clock import SystemClock
 from openqwave.drivers.mailbox import Mailbox
+from openqwave.drivers.pathchanges import PathChanges
 from openqwave.drivers.ports import holder_of
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import GeneralFailure, OperationAborted
@@ -500,6 +501,31 @@ def test_many_threads_at_once(host: Embedded, stage: Stage, sockets: Bench) -> N
     assert [options_of(sock).tos for sock in socks] == [0] * len(socks)
     ended()
     assert stage.open_hosts == 0
+
+
+def test_a_thread_that_begins_as_another_ends(
+    host: Embedded, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The one that ends leaves alone what the other uses.
+    is_ending, may_end = threading.Event(), threading.Event()
+
+    class Changes(PathChanges):
+        def close(self) -> None:
+            super().close()
+            is_ending.set()
+            may_end.wait(PATIENCE_S)
+
+    monkeypatch.setattr(surveying, "PathChanges", Changes)
+    with open_in(host) as qos:
+        qos.track("127.0.0.1")
+        stage.latest()
+    assert is_ending.wait(PATIENCE_S)
+    with open_in(host) as qos:
+        qos.track("127.0.0.1")
+        second = stage.latest(2)
+        may_end.set()
+        until(lambda: len(threads()) == 1)
+        assert (stage.open_hosts, second.is_cancelled) == (1, False)
 
 
 def test_a_thread_that_cannot_be_had(
