@@ -128,6 +128,8 @@ class Engine:
         self._usage = Usage(self._registry, self._paths, self._ledger)
         self._now_ns = 0
         self._open_change: tuple[int | None, _Change] | None = None
+        # The request that had waited, of which that is the change, if it did.
+        self._waited: Pending | None = None
         # Answers to other requests than the one at hand, experiments that are to be begun or
         # ended, and flows whose waiting requests become answers once the change that ends them
         # is kept.
@@ -210,6 +212,9 @@ class Engine:
         opened, self._open_change = self._open_change, None
         self._registry.roll_back()
         self._ending.clear()
+        waited, self._waited = self._waited, None
+        if waited is not None:
+            self._wait_again(waited)
         cookies = () if opened is None else opened[1].cookies
         return tuple([self._registry.plan(cookie) for cookie in dict.fromkeys(cookies)])
 
@@ -305,6 +310,20 @@ class Engine:
 
     # -- what a driver asks -----------------------------------------------------------
 
+    @property
+    def entry_count(self) -> int:
+        """How many things are kept: handles, flows, paths, requests, timers, the ledger's pages."""
+        registry = self._registry
+        return (
+            len(registry.handles)
+            + len(registry.flows)
+            + len(registry.sockets())
+            + len(self._paths)
+            + len(self._pending)
+            + len(self._timers)
+            + self._ledger.entry_count
+        )
+
     def watched_sockets(self) -> tuple[int, ...]:
         """The cookies of sockets whose counters are wanted: those in flows on measured paths."""
         return self._usage.sockets()
@@ -354,6 +373,7 @@ class Engine:
 
     def _answer(self, request_id: int | None, result: Value | Refusal) -> list[Effect]:
         """The end of a request that changed nothing, or whose change is undone."""
+        self._waited = None
         if isinstance(result, Refusal):
             self._registry.roll_back()
             self._ending.clear()
@@ -365,6 +385,7 @@ class Engine:
         self, request_id: int | None, change: _Change, gone: frozenset[int]
     ) -> list[Effect]:
         """Keep a change, drop sockets that turned out to be gone, answer."""
+        self._waited = None
         for cookie in gone:
             self._forget_socket(cookie)
         if request_id is not None:
@@ -396,6 +417,7 @@ class Engine:
                 continue
             if isinstance(outcome, _Change):
                 self._forget(pending)
+                self._waited = pending
                 self._effects = []
                 return [*effects, *self._begin(pending.request_id, outcome)]
             self._complete(pending, outcome)
@@ -432,6 +454,15 @@ class Engine:
         if limit_ns is not None:
             self._timers.set(_Deadline(pending.request_id), self._now_ns + limit_ns)
         return _WAITING
+
+    def _wait_again(self, pending: Pending) -> None:
+        """Put back what was about to be granted; its turn comes with the next input."""
+        limit_ns = self._policy.experiments.answer_ns
+        is_limited = pending.request is not None and not pending.request.is_overlapped
+        self._pending.add(pending)
+        if is_limited:
+            self._timers.set(_Deadline(pending.request_id), pending.asked_ns + limit_ns)
+        self._turns.append(pending)
 
     def _forget(self, pending: Pending) -> None:
         self._pending.take(pending)

@@ -35,6 +35,7 @@ class Path:
         congestion: The verdict of the experiments.
         calm_ns: When a congestion ended, while older numbers are not to be believed.
         trackers: The handles that track the host.
+        warm_until_ns: Until when anybody may stop tracking what a closed handle tracked.
         own_bps: What its flows under contract send; None while nobody counts.
         own_seen_bps: What they sent when the view came, of which it speaks.
         is_running: Experiments were asked for, and have not ended.
@@ -53,6 +54,7 @@ class Path:
     congestion: Congestion = _UNKNOWN
     calm_ns: int | None = None
     trackers: set[int] = field(default_factory=set)
+    warm_until_ns: int = 0
     own_bps: int | None = None
     own_seen_bps: int = 0
     is_running: bool = False

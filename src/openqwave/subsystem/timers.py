@@ -25,6 +25,11 @@ class Timers:
     def __len__(self) -> int:
         return len(self._due_ns)
 
+    @property
+    def entry_count(self) -> int:
+        """How many entries are kept, outdated ones included."""
+        return len(self._heap)
+
     def set(self, reason: Hashable, due_ns: int | None) -> None:
         """Be woken for a reason at a time, and at no other; None for not at all."""
         if self._due_ns.get(reason) == due_ns:

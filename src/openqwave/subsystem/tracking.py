@@ -31,7 +31,6 @@ class Tracking:
         self._paths = paths
         self._limits = policy.limits
         self._warm_ns = policy.experiments.warm_ns
-        self._warm: dict[Endpoint, int] = {}
 
     def refuse(self, handle: Handle, request: StartTracking) -> Refusal | None:
         """Can the handle take an interest, as far as the request itself says? None means yes."""
@@ -72,7 +71,9 @@ class Tracking:
             del handle.tracked[host]
             self._paths.untrack(host, handle.handle_id)
             return None
-        if self._warm.pop(host, now_ns) > now_ns:
+        path = self._paths.find(host)
+        if path is not None and path.warm_until_ns > now_ns:
+            path.warm_until_ns = 0
             return None
         return Refusal(
             ErrorCode.ERROR_INVALID_PARAMETER, f"this handle does not track {host.address}"
@@ -80,9 +81,10 @@ class Tracking:
 
     def let_go(self, handle: Handle, *, now_ns: int) -> None:
         """A handle ends; what it tracked stays warm."""
-        self._warm = {host: end_ns for host, end_ns in self._warm.items() if end_ns > now_ns}
-        self._warm.update(dict.fromkeys(handle.tracked, now_ns + self._warm_ns))
         for host in handle.tracked:
+            path = self._paths.find(host)
+            if path is not None:
+                path.warm_until_ns = now_ns + self._warm_ns
             self._paths.untrack(host, handle.handle_id)
 
 
