@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import openqwave as qw
+from openqwave.admission.policy import Experiments, Policy
 from openqwave.client.embedded import Embedded
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import (
@@ -84,7 +85,9 @@ class SocketMachine(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         self.clock = FakeClock()
-        self.host: Embedded = self.stack.enter_context(own_subsystem(clock=self.clock))
+        # On a clock that stands still nobody waits for numbers.
+        policy = Policy(experiments=Experiments(answer_ns=0))
+        self.host: Embedded = self.stack.enter_context(own_subsystem(policy, clock=self.clock))
         self.bench = Bench()
         self.stack.callback(self.bench.close)
         self.kinds: list[str] = []
