@@ -312,16 +312,17 @@ class Engine:
 
     @property
     def entry_count(self) -> int:
-        """How many things are kept: handles, flows, paths, requests, timers, the ledger's pages."""
-        registry = self._registry
+        """How many things are kept of handles, flows, paths, requests, time and counts."""
         return (
-            len(registry.handles)
-            + len(registry.flows)
-            + len(registry.sockets())
-            + len(self._paths)
-            + len(self._pending)
-            + len(self._timers)
+            self._registry.entry_count
+            + self._paths.entry_count
+            + self._pending.entry_count
+            + self._usage.entry_count
             + self._ledger.entry_count
+            + len(self._timers)
+            + len(self._effects)
+            + len(self._ending)
+            + len(self._turns)
         )
 
     def watched_sockets(self) -> tuple[int, ...]:
@@ -405,6 +406,7 @@ class Engine:
         if self._ending:
             for flow in self._ending:
                 self._paths.forget_flow(flow)
+                self._usage.forget_flow(flow)
                 for pending in self._pending.of_flow(flow):
                     self._complete(pending, ABORTED)
             self._ending.clear()

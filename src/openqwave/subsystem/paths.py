@@ -106,6 +106,11 @@ class Paths:
     def __len__(self) -> int:
         return len(self._paths)
 
+    @property
+    def entry_count(self) -> int:
+        """How many paths, and judges of flows, are kept."""
+        return len(self._paths) + len(self._flow_congestion)
+
     def find(self, host: Endpoint) -> Path | None:
         """The path to a host; None where there never was an interest."""
         return self._paths.get(host.host())

@@ -70,6 +70,12 @@ class PendingRequests:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def entry_count(self) -> int:
+        """How many entries are kept in all tables."""
+        by_place = len(self._by_id) + len(self._by_flow) + len(self._by_host)
+        return by_place + len(self._count_of)
+
     def add(self, pending: Pending) -> None:
         """One more."""
         flow, request_id = pending.flow, pending.request_id

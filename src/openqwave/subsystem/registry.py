@@ -67,6 +67,13 @@ class Registry:
         self._flows_of_socket: dict[int, dict[int, Flow]] = {}
         self._flows_towards: dict[Endpoint, dict[int, Flow]] = {}
 
+    @property
+    def entry_count(self) -> int:
+        """How many entries are kept in all tables."""
+        by_place = len(self._flows_of_socket) + len(self._flows_towards)
+        under_way = len(self.journal) + len(self.touched)
+        return len(self.handles) + len(self.flows) + by_place + under_way
+
     def open_handle(self, owner: int) -> Handle:
         """A new handle; not journalled, because nothing can fail after it."""
         handle = Handle(self._next_handle_id, owner)

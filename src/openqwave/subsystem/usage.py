@@ -93,8 +93,20 @@ class Usage:
         self._registry = registry
         self._paths = paths
         self._ledger = ledger
-        self._sockets: dict[int, _Meter] = {}
+        # By the id of a flow, which has one socket; and by the index of an interface.
+        self._flows: dict[int, _Meter] = {}
         self._links: dict[int, _Meter] = {}
+
+    @property
+    def entry_count(self) -> int:
+        """How many counts are kept."""
+        return len(self._flows) + len(self._links)
+
+    def forget_flow(self, flow: Flow) -> None:
+        """A flow has ended."""
+        self._flows.pop(flow.flow_id, None)
+        if self._links and next(self._measured(), None) is None:
+            self._links.clear()
 
     def _measured(self) -> Iterator[tuple[Path, Flow, int]]:
         """Each flow on a measured path, with its socket."""
@@ -129,25 +141,26 @@ class Usage:
                 if flow.held_bps:
                     udp.setdefault(interface, []).append((path, flow.held_bps))
                 continue
-            meter = self._sockets.get(cookie) or _Meter(counted.sent_bytes, now_ns)
-            meters[cookie] = meter
+            meter = self._flows.get(flow.flow_id) or _Meter(counted.sent_bytes, now_ns)
+            meters[flow.flow_id] = meter
             rate_bps = meter.read(counted.sent_bytes, now_ns)
             tcp_bps[interface] = tcp_bps.get(interface, 0.0) + rate_bps
             own_bps[path] += min(meter.used_bps, flow.held_bps)
-        self._sockets = meters
-        self._links = {
-            interface: self._links.get(interface) or _Meter(load.sent_bytes, now_ns)
-            for interface, load in loads.items()
-        }
-        for interface, load in loads.items():
-            sent_bps = self._links[interface].read(load.sent_bytes, now_ns)
+        self._flows = meters
+        used = {path.facts.interface for path in own_bps if path.facts is not None}
+        links: dict[int, _Meter] = {}
+        for interface in used & loads.keys():
+            load = loads[interface]
+            link = links[interface] = self._links.get(interface) or _Meter(load.sent_bytes, now_ns)
+            sent_bps = link.read(load.sent_bytes, now_ns)
             shares = udp.get(interface, [])
             held_bps = sum(rate_bps for _, rate_bps in shares)
-            used_bps = self._links[interface].used_bps
+            used_bps = link.used_bps
             left_bps = max(0.0, used_bps - tcp_bps.get(interface, 0.0))
             for path, rate_bps in shares:
                 own_bps[path] += rate_bps * min(1.0, left_bps / held_bps)
             self._tell_first_hops(interface, load, sent_bps, own_bps)
+        self._links = links
         for path, rate in own_bps.items():
             path.own_bps = round(rate)
         return changed
