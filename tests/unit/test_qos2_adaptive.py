@@ -103,14 +103,14 @@ def hasty() -> Iterator[World]:
 
 
 def running(answer_ns: int) -> Iterator[World]:
+    strangers = set(threading.enumerate())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surveying, "_LINGER_S", 0.02)
         policy = Policy(experiments=Experiments(answer_ns=answer_ns, warm_ns=1_000_000))
         with open_world(policy, RunningClock()) as world:
             yield world
-        for thread in threading.enumerate():
-            if thread.name == "openqwave-paths":
-                thread.join(LONG_S)
+        for thread in set(threading.enumerate()) - strangers:
+            thread.join(LONG_S)
 
 
 def see(w: World, available_bps: int | None, since_ns: int | None = None) -> None:

@@ -186,8 +186,17 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+# Threads of the process's own subsystem may linger from other tests.
+STRANGERS: set[threading.Thread] = set()
+
+
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name in NAMES]
+    """The threads of what measures, as far as a test here began them."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name in NAMES and thread not in STRANGERS
+    ]
 
 
 def ended() -> None:
@@ -201,6 +210,7 @@ POLICY = Policy(experiments=Experiments(answer_ns=int(PATIENCE_S * 1e9), warm_ns
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ways of loopback, and a thread that ends soon."""
+    STRANGERS.update(threads())
     monkeypatch.setattr(surveying, "Pathfinder", Ways)
     monkeypatch.setattr(surveying, "_LINGER_S", 0.02)
 
@@ -552,6 +562,26 @@ def failing(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+def test_ctrl_c_as_the_thread_begins(
+    host: Embedded, stage: Stage, sockets: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    qos = open_in(host)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            qos.add_socket(sockets.make("tcp4 connected"))
+    assert stage.latest().peer == HERE
+    stage.latest().mailbox.put(told(6 * MBIT))
+    flow = qos.add_socket(sockets.make("tcp4 connected"), traffic_type=qw.TrafficType.VOICE)
+    flow.set_rate(MBIT)
+    assert len(threads()) == 1
 
 
 def test_ctrl_c_as_a_request_begins_to_wait(

@@ -43,13 +43,13 @@ def answer_s() -> float:
 def host(answer_s: float, fd_guard: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedded]:
     """A subsystem in which time runs."""
     del fd_guard
+    strangers = set(threading.enumerate())
     monkeypatch.setattr(surveying, "_LINGER_S", 0.02)
     policy = Policy(experiments=Experiments(answer_ns=int(answer_s * 1e9), warm_ns=1_000_000))
     with own_subsystem(policy, clock=cast("FakeClock", SystemClock())) as made:
         yield made
-    for thread in threading.enumerate():
-        if thread.name == "openqwave-paths":
-            thread.join(PATIENCE_S)
+    for thread in set(threading.enumerate()) - strangers:
+        thread.join(PATIENCE_S)
 
 
 def adaptive(host: Embedded, sock: socket.socket) -> qw.Flow:

@@ -37,7 +37,7 @@ from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from openqwave.client.surveying import Surveyor
     from openqwave.drivers.sockets import SocketLike
@@ -134,16 +134,17 @@ class Embedded:
         if not self.belongs_here():
             return _WRONG_PROCESS
         others: list[Answer] = []
-        with self._lock:
-            # A sleep before the handle was opened is none of its business.
-            self._notice_sleep(*self._clock.read(), others)
-            handle_id = self._engine.open_handle(self._pid)
-            if not isinstance(handle_id, Refusal):
-                if self._open_handles == 0:
-                    atexit.register(self.close)
-                self._open_handles += 1
-            waiting = self._waiting(others)
-        _hand_over(waiting)
+        try:
+            with self._lock:
+                # A sleep before the handle was opened is none of its business.
+                self._notice_sleep(*self._clock.read(), others)
+                handle_id = self._engine.open_handle(self._pid)
+                if not isinstance(handle_id, Refusal):
+                    if self._open_handles == 0:
+                        atexit.register(self.close)
+                    self._open_handles += 1
+        finally:
+            self._hand_over(others)
         return handle_id
 
     def submit(
@@ -163,33 +164,31 @@ class Embedded:
             # Before the lock: another thread may have held it when the process forked.
             return _WRONG_PROCESS
         others: list[Answer] = []
-        with self._lock:
-            now_ns, asleep_ns = self._clock.read()
-            if asleep_ns > self._asleep_ns:
-                self._notice_sleep(now_ns, asleep_ns, others)
-            due_ns = self._engine.next_timer_ns()
-            if due_ns is not None and due_ns <= now_ns:
-                self._carry_out(self._engine.handle_timer(now_ns=now_ns), others)
-            if brought is None:
-                result = self._put(handle_id, request, now_ns, others)
-            else:
-                result = self._put_with_socket(handle_id, request, *brought, now_ns, others)
-            waiting = self._waiting(others) if others else ()
-        if waiting:
-            _hand_over(waiting)
-        return result
+        try:
+            with self._lock:
+                now_ns, asleep_ns = self._clock.read()
+                if asleep_ns > self._asleep_ns:
+                    self._notice_sleep(now_ns, asleep_ns, others)
+                due_ns = self._engine.next_timer_ns()
+                if due_ns is not None and due_ns <= now_ns:
+                    self._carry_out(self._engine.handle_timer(now_ns=now_ns), others)
+                if brought is None:
+                    return self._put(handle_id, request, now_ns, others)
+                return self._put_with_socket(handle_id, request, *brought, now_ns, others)
+        finally:
+            self._hand_over(others)
 
     def refuse_handle(self, handle_id: int) -> Refusal | None:
         """Is the handle fit for use? None means yes."""
         if not self.belongs_here():
             return _WRONG_PROCESS
         others: list[Answer] = []
-        with self._lock:
-            self._notice_sleep(*self._clock.read(), others)
-            refusal = self._engine.refuse_handle(handle_id)
-            waiting = self._waiting(others)
-        _hand_over(waiting)
-        return refusal
+        try:
+            with self._lock:
+                self._notice_sleep(*self._clock.read(), others)
+                return self._engine.refuse_handle(handle_id)
+        finally:
+            self._hand_over(others)
 
     # -- paths ------------------------------------------------------------------------
 
@@ -243,13 +242,14 @@ class Embedded:
         if not self.belongs_here():
             return
         answers: list[Answer] = []
-        with self._lock:
-            now_ns, asleep_ns = self._clock.read()
-            if asleep_ns > self._asleep_ns:
-                self._notice_sleep(now_ns, asleep_ns, answers)
-            self._carry_out(tell(self._engine, now_ns), answers)
-            waiting = self._waiting(answers)
-        _hand_over(waiting)
+        try:
+            with self._lock:
+                now_ns, asleep_ns = self._clock.read()
+                if asleep_ns > self._asleep_ns:
+                    self._notice_sleep(now_ns, asleep_ns, answers)
+                self._carry_out(tell(self._engine, now_ns), answers)
+        finally:
+            self._hand_over(answers)
 
     def close(self) -> None:
         """End every handle; the sockets get their own options back."""
@@ -314,12 +314,8 @@ class Embedded:
     def _notice_sleep(self, now_ns: int, asleep_ns: int, others: list[Answer]) -> None:
         """Learn how long the machine has slept; a sleep loses every handle."""
         if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
-            try:
-                self._carry_out(self._engine.receive_interruption(now_ns=now_ns), others)
-            except BaseException:
-                # The sleep is not noted yet, so the next call finds it again.
-                self._abandon()
-                raise
+            # Where this raises, the sleep is not noted, and the next call finds it again.
+            self._carry_out(self._engine.receive_interruption(now_ns=now_ns), others)
         self._asleep_ns = max(asleep_ns, self._asleep_ns)
 
     def _abandon(self) -> None:
@@ -341,9 +337,13 @@ class Embedded:
             self.directory.forget(cookie)
         return bool(gone)
 
-    def _waiting(self, answers: list[Answer]) -> list[tuple[Pending, Result]]:
-        """Who waits for these answers."""
-        return [(self._pending.pop(answer.request_id), answer.result) for answer in answers]
+    def _hand_over(self, answers: list[Answer]) -> None:
+        """Tell those who wait; without the lock, because they may come back with a call."""
+        for answer in answers:
+            # Nobody waits for the answer to a call that was interrupted after it was given.
+            pending = self._pending.pop(answer.request_id, None)
+            if pending is not None:
+                pending.future.set_result(answer.result)
 
     def _carry_out(self, effects: list[Effect], answers: list[Answer]) -> None:
         """Do what the engine wants done; gather the answers."""
@@ -357,7 +357,11 @@ class Embedded:
                 answers.append(effect)
             elif isinstance(effect, Apply):
                 plans = effect.plans
-                outcome = self._backend.apply(plans)
+                try:
+                    outcome = self._backend.apply(plans)
+                except BaseException:
+                    self._abandon()
+                    raise
                 wanted.extend(self._engine.receive_applied(outcome))
                 if isinstance(outcome, Applied):
                     for plan in plans:
@@ -365,12 +369,6 @@ class Embedded:
                             self.directory.forget(plan.cookie)
             else:
                 self._survey().carry_out(effect)
-
-
-def _hand_over(waiting: Iterable[tuple[Pending, Result]]) -> None:
-    """Tell those who wait; without the lock, because they may come back with a call."""
-    for pending, result in waiting:
-        pending.future.set_result(result)
 
 
 # How often the process forked on the way here; compared at each call, where asking for

@@ -164,8 +164,9 @@ class Surveyor:
         )
         self._thread, self._wake = thread, wake
         try:
+            # Ctrl-C ends the wait for the thread's first word, and not the thread.
             thread.start()
-        except BaseException:
+        except Exception:
             self._thread = self._wake = None
             wake.close()
             raise
