@@ -146,9 +146,7 @@ class Paths:
             if is_tried and not is_another:
                 self._registry.touched.add(path.host)
                 return []
-            path.obstacle = None
-            path.has_no_sink = False
-            path.pause_ns, path.failing_ns = FIRST_PAUSE_NS, None
+            _clear(path)
             self._timers.set(PauseEnds(path.host), None)
             if is_another:
                 # What was measured is of the way that was.
@@ -172,9 +170,7 @@ class Paths:
             path.obstacle = path.obstacle or cannot_measure(path.host)
             self._forget_view(path)
             return path
-        path.obstacle = None
-        path.has_no_sink = False
-        path.pause_ns, path.failing_ns = FIRST_PAUSE_NS, None
+        _clear(path)
         path.view, path.seen_ns = view, now_ns
         self._judge(path, view.congestion, now_ns)
         if path.calm_ns is not None and (
@@ -346,7 +342,11 @@ class Paths:
                 return effects, None
             case PauseEnds(host):
                 path = self._paths[host]
-                if path.facts is None or path.idle_ns is not None:
+                if path.idle_ns is not None:
+                    # They are, as soon as somebody has an interest again.
+                    _clear(path)
+                    return [], path
+                if path.facts is None:
                     return [], path
                 path.is_running = True
                 self._registry.touched.add(host)
@@ -369,3 +369,10 @@ class Paths:
             self._drop(path)
         self._flow_congestion.clear()
         return effects
+
+
+def _clear(path: Path) -> None:
+    """Nothing is wrong with it, as far as is known now, and nothing has failed."""
+    path.obstacle = None
+    path.has_no_sink = False
+    path.pause_ns, path.failing_ns = FIRST_PAUSE_NS, None
