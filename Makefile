@@ -12,7 +12,7 @@ help:
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
 	@echo "make bench-paths  accuracy of path measurements, beside iperf3 (20 min, wants a quiet machine)"
-	@echo "make bench-congestion  how soon congestion is told and relief, beside peers (20 min, likewise)"
+	@echo "make bench-congestion  how soon congestion is told and relief, beside peers (15 min, likewise)"
 	@echo "make docs    the documentation, into docs/_build/html"
 
 demo: .venv/.demo
