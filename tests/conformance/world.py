@@ -120,8 +120,8 @@ class Onlooker(Surveyor):
         super().__init__(subsystem, policy)
         self.ways: dict[Endpoint, Found] = {}
 
-    def find(self, host: Endpoint, interface: int = 0) -> Found:
-        return self.ways.get(host) or super().find(host, interface)
+    def find(self, host: Endpoint, namespace: int, interface: int = 0) -> Found:
+        return self.ways.get(host) or super().find(host, namespace, interface)
 
     def carry_out(self, effect: Experiment) -> None:
         del effect
@@ -164,7 +164,7 @@ class World:
         self._stack = stack
         self._events: list[int] = []
         # What looks for ways opens its descriptors at the first question, not within a row.
-        self.subsystem.find_path(host_of("192.0.2.1"))
+        self.subsystem.find_path(host_of("192.0.2.1"), 0)
         self.handle = self.new_handle()
         self.other = self.new_handle()
         self.closed = 0

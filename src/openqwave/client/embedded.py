@@ -192,9 +192,9 @@ class Embedded:
 
     # -- paths ------------------------------------------------------------------------
 
-    def find_path(self, host: Endpoint, interface: int = 0) -> Found:
-        """How a host is reached, from the interface that a socket is bound to, if it is to one."""
-        return self._survey().find(host.host(), interface)
+    def find_path(self, host: Endpoint, namespace: int, interface: int = 0) -> Found:
+        """How a host is reached from a namespace, and an interface if a socket is bound to one."""
+        return self._survey().find(host.host(), namespace, interface)
 
     def _survey(self) -> Surveyor:
         if self._surveyor is None:
@@ -257,6 +257,8 @@ class Embedded:
             return
         for handle_id in self._engine.handle_ids():
             self.submit(handle_id, CloseHandle())
+        # Nobody will come back for what stays warm.
+        self.tell(lambda engine, now_ns: engine.receive_interruption(now_ns=now_ns))
 
     def _put(
         self, handle_id: int, request: Request, now_ns: int, others: list[Answer]

@@ -90,11 +90,11 @@ class Session:
             or target.is_unspecified
         ):
             return None
-        if facts.namespace not in (0, own_namespace()):
-            return Unmeasurable("the socket is in another network namespace than experiments")
-        found = self._host.find_path(target.unmapped(), facts.interface)
+        # A connected socket's is not asked for; it is the caller's, if it is not a stranger's.
+        namespace = facts.namespace or own_namespace()
+        found = self._host.find_path(target.unmapped(), namespace, facts.interface)
         if facts.interface and isinstance(found, PathFacts):
-            usual = self._host.find_path(target.unmapped())
+            usual = self._host.find_path(target.unmapped(), namespace)
             if not isinstance(usual, PathFacts) or usual.interface != found.interface:
                 return Unmeasurable(
                     "the socket is bound to an interface that experiments do not use"
@@ -188,7 +188,7 @@ class Session:
         route: Refusal | None = None
         path: rq.Found | None = None
         if not isinstance(host, Refusal) and refuse_host(host) is None and self.refuse() is None:
-            path = self._host.find_path(host)
+            path = self._host.find_path(host, own_namespace())
             route = refuse_route(host)
             if isinstance(path, Refusal) and path.code is ErrorCode.ERROR_HOST_UNREACHABLE:
                 route = route or path

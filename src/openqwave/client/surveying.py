@@ -33,6 +33,7 @@ from openqwave.drivers.pathfinder import Pathfinder
 from openqwave.drivers.readiness import Wake
 from openqwave.drivers.rtnetlink import read_links
 from openqwave.drivers.sockdiag import SocketDiagnosis
+from openqwave.drivers.sockets import own_namespace
 from openqwave.model.errors import QosError, Refusal
 from openqwave.model.estimates import Congestion, Unmeasurable
 from openqwave.probing.budget import Budget
@@ -108,16 +109,24 @@ class Surveyor:
         self._verdicts: dict[Endpoint, Congestion] = {}
         self._diagnosis = SocketDiagnosis()
         self._number = 0
+        self._namespace = 0
+        # Hosts that were asked for from another namespace, of which this one knows no ways.
+        self._foreign: set[Endpoint] = set()
         self._count_s = 0.0
 
     # -- for any thread ---------------------------------------------------------------
 
-    def find(self, host: Endpoint, interface: int = 0) -> Found:
-        """How a host is reached, as the kernel has it now."""
+    def find(self, host: Endpoint, namespace: int, interface: int = 0) -> Found:
+        """How a host is reached from a network namespace, as the kernel has it now."""
         try:
             with self._lock:
                 if self._pathfinder is None:
                     self._pathfinder = Pathfinder(self._policy.allowed, self._policy.forbidden)
+                    self._namespace = own_namespace()
+                if namespace not in (0, self._namespace):
+                    self._foreign.add(host)
+                    return Unmeasurable("experiments happen in another network namespace")
+                self._foreign.discard(host)
                 return self._pathfinder.find(host, interface=interface)
         except QosError as error:
             return Unmeasurable(f"the way to {host.address} cannot be found out: {error.detail}")
@@ -348,7 +357,9 @@ class Surveyor:
             if self._pathfinder is not None:
                 self._pathfinder.hear_failures(changes.take_failures())
         for host in self._subsystem.look(lambda engine: engine.tracked_hosts()):
-            found = self.find(host)
+            if host in self._foreign:
+                continue
+            found = self.find(host, 0)
             self._subsystem.tell(partial(_receive_path, host, found))
 
     def _count(self) -> None:
