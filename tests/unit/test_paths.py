@@ -26,7 +26,7 @@ from openqwave.subsystem.effects import (
     StopExperiments,
 )
 from openqwave.subsystem.usage import LinkLoad
-from tests.unit.driven import USER, A, Driven, add, facts, notify, query, rate, view
+from tests.unit.driven import NO_MECHANISM, USER, A, Driven, add, facts, notify, query, rate, view
 
 MS, S = 1_000_000, 1_000_000_000
 HOST = A.host()
@@ -262,6 +262,25 @@ def test_what_a_closed_handle_tracked_may_be_stopped_by_anybody_for_a_while() ->
     assert isinstance(driven.untrack(), Refusal)
 
 
+def test_a_flow_that_was_refused_is_no_interest() -> None:
+    driven = Located()
+    driven.mechanism.refusals = [NO_MECHANISM]
+    request = replace(add(0, facts(), A, is_adaptive=True), path=WAY)
+    assert driven.result(driven.handle, request) == NO_MECHANISM
+    assert driven.took() == []
+    driven.wait(WARM_NS)
+    assert driven.engine.tracked_hosts() == ()
+
+
+def test_experiments_that_do_not_run_are_asked_for_nothing() -> None:
+    driven = Located()
+    flow = driven.joins(None)
+    driven.see(A, view(available_bps=20))
+    fresh = rq.QueryFlow(flow, rq.Question.FUNDAMENTALS, USER, is_fresh=True)
+    driven.waits(driven.handle, fresh)
+    assert driven.took() == []
+
+
 def test_effort_is_for_who_holds_or_waits() -> None:
     driven = Located()
     flow = driven.joins()
@@ -415,6 +434,8 @@ def test_another_way_is_tried_at_once() -> None:
     driven.took()
     driven.locates(way(2))
     assert driven.took() == [StartExperiments(way(2))]
+    driven.wait(60 * S)
+    assert driven.took() == []
     driven.ends()
     driven.wait(S)
     assert driven.took() == [StartExperiments(way(2))]
@@ -438,10 +459,13 @@ def test_an_interest_after_a_pause_that_nobody_waited_for_begins_anew(
     flow = driven.joins()
     driven.ends(why)
     driven.leaves(flow)
-    driven.wait(60 * S)
     driven.took()
+    driven.wait(60 * S)
+    assert driven.took() == []
     driven.joins()
     assert driven.took() == [START]
+    driven.wait(60 * S)
+    assert driven.took() == []
 
 
 def test_a_host_that_had_no_sink_can_be_tracked_after_a_pause_that_nobody_waited_for() -> None:
@@ -454,6 +478,21 @@ def test_a_host_that_had_no_sink_can_be_tracked_after_a_pause_that_nobody_waited
     driven.took()
     assert driven.track() is None
     assert driven.took() == [START]
+
+
+def test_a_pause_ends_with_its_path() -> None:
+    driven = Located()
+    driven.leaves(driven.joins())
+    driven.wait(100 * S)
+    driven.took()
+    driven.ends(NO_SINK)
+    driven.wait(100 * S)
+    assert driven.took() == []
+    assert driven.engine.next_timer_ns() is None
+    driven.joins()
+    driven.ends()
+    driven.interrupt()
+    assert driven.engine.next_timer_ns() is None
 
 
 # -- congestion -------------------------------------------------------------------------

@@ -146,8 +146,7 @@ class Paths:
             if is_tried and not is_another:
                 self._registry.touched.add(path.host)
                 return []
-            _clear(path)
-            self._timers.set(PauseEnds(path.host), None)
+            self._clear(path)
             if is_another:
                 # What was measured is of the way that was.
                 effects += self._stop(path)
@@ -170,7 +169,7 @@ class Paths:
             path.obstacle = path.obstacle or cannot_measure(path.host)
             self._forget_view(path)
             return path
-        _clear(path)
+        self._clear(path)
         path.view, path.seen_ns = view, now_ns
         self._judge(path, view.congestion, now_ns)
         if path.calm_ns is not None and (
@@ -211,6 +210,13 @@ class Paths:
             # that sends the load itself tend to leave when it does not.
             free_bps = max(0, min(free_bps, capacity_bps - path.own_seen_bps))
         self._ledger.see(path.host, free_bps, path.own_seen_bps)
+
+    def _clear(self, path: Path) -> None:
+        """Nothing is wrong with it, as far as is known now, and nothing has failed."""
+        path.obstacle = None
+        path.has_no_sink = False
+        path.pause_ns, path.failing_ns = FIRST_PAUSE_NS, None
+        self._timers.set(PauseEnds(path.host), None)
 
     def _forget_view(self, path: Path) -> None:
         path.view = None
@@ -344,7 +350,7 @@ class Paths:
                 path = self._paths[host]
                 if path.idle_ns is not None:
                     # They are, as soon as somebody has an interest again.
-                    _clear(path)
+                    self._clear(path)
                     return [], path
                 if path.facts is None:
                     return [], path
@@ -369,10 +375,3 @@ class Paths:
             self._drop(path)
         self._flow_congestion.clear()
         return effects
-
-
-def _clear(path: Path) -> None:
-    """Nothing is wrong with it, as far as is known now, and nothing has failed."""
-    path.obstacle = None
-    path.has_no_sink = False
-    path.pause_ns, path.failing_ns = FIRST_PAUSE_NS, None
