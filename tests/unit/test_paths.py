@@ -591,6 +591,19 @@ def test_the_same_way_changes_nothing() -> None:
     assert known.mtu_bytes == 1400
 
 
+@pytest.mark.parametrize("found", [DOWN, NOT_ALLOWED])
+def test_what_failed_is_not_tried_again_where_it_may_not_be(found: Unmeasurable | Refusal) -> None:
+    driven = Located()
+    driven.joins()
+    driven.ends()
+    driven.locates(found)
+    driven.took()
+    driven.wait(600 * S)
+    assert driven.took() == []
+    driven.locates(WAY)
+    assert driven.took() == [START]
+
+
 def test_an_interface_that_comes_back_is_tried_at_once() -> None:
     driven = Located()
     driven.joins()

@@ -154,8 +154,9 @@ class Paths:
             for flow in self._registry.flows_towards(path.host).values():
                 self._ledger.hold(flow.flow_id, path.links, flow.held_bps)
         elif path.view is None or path.facts is not None:
+            # Nothing is begun again before there is a way that may be measured.
+            self._clear(path)
             path.obstacle = found
-            path.has_no_sink = False
             effects += self._stop(path)
             if isinstance(found, Unmeasurable):
                 self._forget_view(path)
