@@ -361,10 +361,8 @@ class Surveyor:
             if self._pathfinder is not None:
                 self._pathfinder.hear_failures(changes.take_failures())
         for host in self._subsystem.look(lambda engine: engine.tracked_hosts()):
-            if host in self._foreign:
-                continue
-            found = self.find(host, 0)
-            self._subsystem.tell(partial(_receive_path, host, found))
+            if host not in self._foreign:
+                self._subsystem.tell(partial(_receive_path, host, self.find(host, 0)))
 
     def _count(self) -> None:
         cookies = self._subsystem.look(lambda engine: engine.watched_sockets())
