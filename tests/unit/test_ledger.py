@@ -109,6 +109,44 @@ def test_a_link_that_is_forgotten_keeps_its_contracts() -> None:
     assert ledger.spare_bps(NEAR) == 70
 
 
+def test_another_belief_brings_back_nothing_that_was_given_up() -> None:
+    ledger = seen(100)
+    ledger.hold(A, LINKS, 30)
+    ledger.hold(B, LINKS, 30)
+    ledger.see(NEAR, 70, 30)
+    ledger.release(A)
+    assert ledger.spare_bps(NEAR) == 40
+    ledger.revise(NEAR, 0)
+    assert ledger.spare_bps(NEAR) == -30
+    ledger.revise(NEAR, None)
+    assert not ledger.is_known(NEAR)
+    ledger.revise(NEAR, 70)
+    assert ledger.spare_bps(NEAR) == 40
+
+
+def test_a_change_is_undone_though_another_belief_came_in_between() -> None:
+    ledger = seen(100)
+    ledger.hold(A, LINKS, 30)
+    ledger.see(NEAR, 70, 30)
+    undo = ledger.release(A)
+    ledger.revise(NEAR, 0)
+    undo()
+    assert ledger.spare_bps(NEAR) == 0
+
+
+def test_nothing_is_believed_of_a_link_that_was_never_estimated() -> None:
+    ledger = Ledger()
+    ledger.revise(NEAR, 100)
+    assert ledger.entry_count == 0
+    ledger.hold(A, LINKS, 30)
+    ledger.revise(NEAR, 100)
+    assert not ledger.is_known(NEAR)
+    ledger.see(NEAR, 100, 0)
+    ledger.forget(NEAR)
+    ledger.revise(NEAR, 100)
+    assert not ledger.is_known(NEAR)
+
+
 def test_rates_are_exact_to_the_largest() -> None:
     most = 2**64 - 1
     ledger = seen(most)

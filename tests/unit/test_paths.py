@@ -545,6 +545,46 @@ def test_a_verdict_that_ends_with_the_experiments_is_not_held_any_more() -> None
     assert driven.status(flow).congestion == Congestion()
 
 
+def count(driven: Located, cookie: int, rate_bps: int) -> None:
+    """Let one of the flows send for long enough that it is counted."""
+    for turn in range(51):
+        sent_bytes = turn * rate_bps // 8 // 5
+        counters = {
+            one: FlowCounters(sent_bytes=sent_bytes if one == cookie else 0)
+            for one in driven.engine.watched_sockets()
+        }
+        driven.carry_out(driven.engine.receive_counters(counters, {}, now_ns=driven.now_ns))
+        driven.now_ns += S // 5
+
+
+def test_a_verdict_does_not_bring_back_what_was_given_up() -> None:
+    """The traffic of a contract that ended may go on, whatever is said of queues."""
+    driven = Located()
+    uses, holds, asks = driven.joins(), driven.joins(), driven.joins()
+    driven.see(A, view(available_bps=20_000))
+    driven.grant(driven.handle, rate(uses, 10_000))
+    driven.grant(driven.handle, rate(holds, 10_000))
+    count(driven, 1, 10_000)
+    driven.see(A, view(available_bps=11_000))
+    assert driven.free_bps(asks) == pytest.approx(1_000, abs=2)
+    driven.grant(driven.handle, rate(uses, 0))
+    driven.tells(Congestion(False))
+    assert driven.free_bps(asks) == pytest.approx(1_000, abs=2)
+
+
+def test_a_verdict_does_not_free_what_was_counted() -> None:
+    driven = Located()
+    uses, asks = driven.joins(), driven.joins()
+    driven.see(A, view(available_bps=20_000, bottleneck_bps=20_000))
+    driven.grant(driven.handle, rate(uses, 10_000))
+    count(driven, 1, 10_000)
+    driven.see(A, view(available_bps=17_000, bottleneck_bps=20_000))
+    assert driven.free_bps(asks) == pytest.approx(10_000, abs=2)
+    driven.grant(driven.handle, rate(uses, 0))
+    driven.tells(Congestion(False))
+    assert driven.free_bps(asks) == pytest.approx(10_000, abs=2)
+
+
 # -- the way ----------------------------------------------------------------------------
 
 

@@ -169,6 +169,16 @@ class Ledger:
         page.available_bps = available_bps
         page.own_bps = max(0, min(own_bps, page.held_bps))
 
+    def revise(self, link: Link, available_bps: int | None) -> None:
+        """Believe something else of a link without a new estimate of it.
+
+        What contracts were sending stays as it was, less what was given up since. Of a link that
+        was never estimated nothing is believed.
+        """
+        page = self._pages.get(link)
+        if page is not None and page.life:
+            page.available_bps = available_bps
+
     def forget(self, link: Link) -> None:
         """Know nothing of a link any more; contracts on it remain, quotes do not."""
         page = self._pages.get(link)

@@ -182,7 +182,7 @@ class Paths:
         held_bps = self._ledger.total_held_bps(path.host)
         # Where nobody counts, what is held is taken to be in use.
         path.own_seen_bps = held_bps if path.own_bps is None else min(path.own_bps, held_bps)
-        self._tell_ledger(path)
+        self._ledger.see(path.host, self._free_bps(path), path.own_seen_bps)
         return path
 
     def tell(self, host: Endpoint, congestion: Congestion, *, now_ns: int) -> Path | None:
@@ -191,7 +191,7 @@ class Paths:
         if path is None:
             return None
         self._judge(path, congestion, now_ns)
-        self._tell_ledger(path)
+        self._ledger.revise(path.host, self._free_bps(path))
         return path
 
     def _judge(self, path: Path, congestion: Congestion, now_ns: int) -> None:
@@ -199,18 +199,18 @@ class Paths:
             path.calm_ns = now_ns
         path.congestion = congestion
 
-    def _tell_ledger(self, path: Path) -> None:
-        free_bps = None if path.view is None else path.view.fundamentals.available_bps
-        if free_bps is not None and (path.congestion.is_congested or path.calm_ns is not None):
-            free_bps = 0
-        # What has come into use since the view is not in its numbers.
-        path.own_seen_bps = min(path.own_seen_bps, self._ledger.total_held_bps(path.host))
-        capacity_bps = None if path.view is None else path.view.fundamentals.bottleneck_bps
-        if free_bps is not None and capacity_bps is not None and path.own_bps is not None:
-            # What is counted is certain, and what probes find beside it is not: those of a host
-            # that sends the load itself tend to leave when it does not.
-            free_bps = max(0, min(free_bps, capacity_bps - path.own_seen_bps))
-        self._ledger.see(path.host, free_bps, path.own_seen_bps)
+    def _free_bps(self, path: Path) -> int | None:
+        """What of the path is free by its view and the last verdict."""
+        known = None if path.view is None else path.view.fundamentals
+        if known is None or known.available_bps is None:
+            return None
+        if path.congestion.is_congested or path.calm_ns is not None:
+            return 0
+        if known.bottleneck_bps is None or path.own_bps is None:
+            return known.available_bps
+        # What is counted is certain, and what probes find beside it is not: those of a host
+        # that sends the load itself tend to leave when it does not.
+        return max(0, min(known.available_bps, known.bottleneck_bps - path.own_seen_bps))
 
     def _clear(self, path: Path) -> None:
         """Nothing is wrong with it, as far as is known now, and nothing has failed."""
