@@ -610,6 +610,18 @@ def test_contracts_burden_the_first_hop_of_the_way_as_it_is_now() -> None:
     assert held(driven, FirstHop(1, b"gate")) == 0
 
 
+def test_a_contract_that_is_put_back_burdens_the_way_as_it_is_now() -> None:
+    driven = Located()
+    flow = driven.joins()
+    driven.see(A, view(available_bps=20))
+    driven.grant(driven.handle, rate(flow, 10))
+    # A flow that would take its socket over tells of another way, and is refused.
+    driven.mechanism.refusals = [NO_MECHANISM]
+    request = replace(add(0, facts(1), A, is_adaptive=True), path=way(2))
+    assert driven.result(driven.handle, request) == NO_MECHANISM
+    assert (held(driven, FirstHop(1)), held(driven, FirstHop(2))) == (0, 10)
+
+
 def test_contracts_from_before_a_way_was_told_of_burden_it_too() -> None:
     driven = Located()
     flow = driven.joins(None)

@@ -569,6 +569,9 @@ class Engine:
                 ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
                 f"the flow holds {limits.destinations_per_flow} destinations of this socket",
             )
+        if flow.is_adaptive:
+            # It is so, whatever becomes of the flow, and holds for the one that it takes over.
+            self._effects += self._paths.locate(destination, request.path)
         for other in self._registry.flows_of_socket(facts.cookie):
             # The newer flow takes over a pair that another flow holds.
             if other is not flow and destination in other.sockets[facts.cookie]:
@@ -576,8 +579,6 @@ class Engine:
                 if not other.sockets:
                     self._end(other)
         self._registry.put(flow, facts.cookie, destination)
-        if flow.is_adaptive:
-            self._effects += self._paths.locate(destination, request.path)
         return _Change((facts.cookie,), flow.flow_id, flow.flow_id)
 
     def _remove_socket(self, handle: Handle, request: rq.RemoveSocket) -> _Outcome:
