@@ -375,6 +375,19 @@ def test_why_a_way_is_no_way(code: ErrorCode) -> None:
     assert other.is_untouched
 
 
+# By contract: "Path forbidden by policy: ERROR_ACCESS_DISABLED_BY_POLICY."
+def test_nothing_is_ever_told_of_a_path_that_policy_forbids() -> None:
+    story = known()
+    flow = story.flow()
+    story.path.fails(ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY)
+    for asked in (
+        flow.wants_to_hear_of_congestion(),
+        flow.wants_to_hear_of_relief(),
+        flow.wants_to_hear_when(MBIT),
+    ):
+        asked.is_refused(ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY)
+
+
 # "policy; default at most 1 % [...]": what is said of experiments is also the administrator's.
 def test_a_policy_that_does_not_wait() -> None:
     story = Story(policy=Policy(experiments=Experiments(answer_ns=0)))

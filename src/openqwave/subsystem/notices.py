@@ -49,6 +49,13 @@ class Notices:
         if not flow.is_adaptive:
             return _not_adaptive()
         path = self._paths.of_flow(flow)
+        obstacle = path.obstacle
+        if (
+            isinstance(obstacle, Refusal)
+            and obstacle.code is ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY
+        ):
+            # Every other trouble of a path may pass.
+            return obstacle
         return None if path.is_measurable else unmeasurable(path)
 
     def holds(self, pending: Pending, now_ns: int) -> bool:
