@@ -10,8 +10,9 @@ import pytest
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import NoticeKind, TrafficType
+from openqwave.model.path import LinkType, PathFacts
 from openqwave.subsystem import requests as rq
-from openqwave.subsystem.effects import Applied, Apply, SocketPlan
+from openqwave.subsystem.effects import Applied, Apply, SocketPlan, StartExperiments
 from tests.unit.driven import (
     NO_MECHANISM,
     ROOT,
@@ -147,6 +148,37 @@ def test_a_plan_lists_each_socket_once() -> None:
     it.grant(it.mine, rate(it.first, 1_000))
     cookies = [plan.cookie for plan in it.mechanism.applied[-1]]
     assert sorted(cookies) == [1, 2]
+
+
+# -- the driver was interrupted -------------------------------------------------------
+
+ABANDONED = CHANGES | {"close": lambda it: (it.mine, rq.CloseHandle())}
+
+
+@pytest.mark.parametrize("name", ABANDONED)
+def test_abandoned(name: str) -> None:
+    """Half a change is no change, not even one that cannot be refused."""
+    it = Populated()
+    before = it.picture()
+    *_, last = it.engine.receive_request(10**6, *ABANDONED[name](it), now_ns=it.now_ns)
+    assert isinstance(last, Apply)
+    it.mechanism.apply(last.plans)
+    it.mechanism.apply(it.engine.abandon())
+    assert it.picture() == before
+    it.grant(*ABANDONED[name](it))
+
+
+def test_an_interest_outlives_an_abandoned_close() -> None:
+    driven = Driven()
+    handle = driven.open()
+    driven.flow(handle, 1)
+    way = PathFacts(A.host(), 1, "eth0", b"", b"", 1500, LinkType.WIRED)
+    driven.grant(handle, rq.StartTracking(A.host(), None, way))
+    driven.engine.receive_request(10**6, handle, rq.CloseHandle(), now_ns=driven.now_ns)
+    driven.engine.abandon()
+    driven.wait(300 * 10**9)
+    assert driven.experiments == [StartExperiments(way)]
+    driven.grant(handle, rq.StopTracking(A.host()))
 
 
 # -- the two steps --------------------------------------------------------------------

@@ -82,6 +82,15 @@ def test_a_remove(rig: Rig) -> None:
     assert options_of(rig.sock).tos == 0
 
 
+def test_a_close(rig: Rig) -> None:
+    marked = options_of(rig.sock)
+    rig.interrupt(rig.qos.close)
+    assert options_of(rig.sock) == marked
+    assert rig.flow.packet_priority().conformant_dscp == 56
+    rig.qos.close()
+    assert options_of(rig.sock).tos == 0
+
+
 def test_a_suspend(rig: Rig) -> None:
     rig.clock.sleep()
     rig.interrupt(rig.flow.packet_priority)

@@ -766,5 +766,6 @@ class Engine:
         for flow in tuple(handle.flows.values()):
             cookies += self._end(flow)
         self._tracking.let_go(handle, now_ns=self._now_ns)
-        del self._registry.handles[handle.handle_id]
+        self._registry.journal.append(lambda: self._tracking.take_back(handle))
+        self._registry.close_handle(handle)
         return _Change(tuple(cookies), None, is_final=True)

@@ -81,6 +81,17 @@ class Registry:
         self.handles[handle.handle_id] = handle
         return handle
 
+    def close_handle(self, handle: Handle) -> None:
+        """Forget a handle that has no flows any more."""
+        before = self.handles.copy()
+        del self.handles[handle.handle_id]
+
+        def undo() -> None:
+            self.handles.clear()
+            self.handles.update(before)
+
+        self.journal.append(undo)
+
     def handles_of(self, owner: int) -> list[Handle]:
         """All handles of one process."""
         return [handle for handle in self.handles.values() if handle.owner == owner]

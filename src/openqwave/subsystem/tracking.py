@@ -87,6 +87,11 @@ class Tracking:
                 path.warm_until_ns = now_ns + self._warm_ns
             self._paths.untrack(host, handle.handle_id)
 
+    def take_back(self, handle: Handle) -> None:
+        """A handle goes on after all."""
+        for host in handle.tracked:
+            self._paths.track(host, handle.handle_id)
+
 
 def _host_of(request: StartTracking | StopTracking) -> Endpoint | Refusal:
     """The host that is meant; a port says nothing about a path."""
