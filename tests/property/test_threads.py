@@ -10,13 +10,17 @@ import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import openqwave as qw
+from openqwave.admission.policy import Experiments
 from openqwave.client.embedded import Embedded, Pending
+from openqwave.client.surveying import Surveyor
+from openqwave.drivers.sockets import own_namespace
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from tests.unit.driven import ROOT, endpoint, view
@@ -139,6 +143,30 @@ class Caller:
         if self.random.random() < 0.1:
             self.qos.close()
             self.qos, self.flows = open_in(self.host), []
+
+
+def test_paths_are_looked_up_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Surveyor] = []
+
+    def make(host: Embedded, policy: Experiments) -> Surveyor:
+        made.append(Surveyor(host, policy))
+        # The other thread comes for one meanwhile.
+        time.sleep(0.05)
+        return made[-1]
+
+    start = threading.Barrier(2)
+
+    def find(host: Embedded) -> None:
+        start.wait(PATIENCE_S)
+        host.find_path(HERE, own_namespace())
+
+    with own_subsystem() as host:
+        open_in(host)
+        monkeypatch.setattr("openqwave.client.surveying.Surveyor", make)
+        with ThreadPoolExecutor(2) as pool:
+            for one in [pool.submit(find, host) for _ in range(2)]:
+                one.result(PATIENCE_S)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -197,12 +197,15 @@ class Embedded:
         return self._survey().find(host.host(), namespace, interface)
 
     def _survey(self) -> Surveyor:
-        if self._surveyor is None:
-            # Its modules are many, and programs that only mark never need them.
-            from openqwave.client.surveying import Surveyor
+        # Threads may want the first one at once, and what one that is replaced has opened nobody
+        # would close.
+        with self._lock:
+            if self._surveyor is None:
+                # Its modules are many, and programs that only mark never need them.
+                from openqwave.client.surveying import Surveyor
 
-            self._surveyor = Surveyor(self, self._policy.experiments)
-        return self._surveyor
+                self._surveyor = Surveyor(self, self._policy.experiments)
+            return self._surveyor
 
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
         """What is known of the path to a host, from whoever measures it."""
