@@ -26,7 +26,19 @@ from openqwave.subsystem.effects import (
     StopExperiments,
 )
 from openqwave.subsystem.usage import LinkLoad
-from tests.unit.driven import NO_MECHANISM, USER, A, Driven, add, facts, notify, query, rate, view
+from tests.unit.driven import (
+    NO_MECHANISM,
+    USER,
+    A,
+    B,
+    Driven,
+    add,
+    facts,
+    notify,
+    query,
+    rate,
+    view,
+)
 
 MS, S = 1_000_000, 1_000_000_000
 HOST = A.host()
@@ -669,14 +681,46 @@ def test_an_interface_that_comes_back_is_tried_at_once() -> None:
 # -- what goes on in the interface --------------------------------------------------------
 
 
+def counts(driven: Located, *interfaces: int) -> None:
+    """Let interfaces of a known speed be counted."""
+    counted = {cookie: FlowCounters(sent_bytes=0) for cookie in driven.engine.watched_sockets()}
+    loads = {interface: LinkLoad(0, speed_bps=100) for interface in interfaces}
+    driven.carry_out(driven.engine.receive_counters(counted, loads, now_ns=driven.now_ns))
+
+
+def knows(driven: Located, hop: FirstHop) -> bool:
+    return driven.engine._ledger.is_known(hop)  # noqa: SLF001 - no other way to see it
+
+
 def test_of_a_first_hop_nothing_is_kept_when_its_last_path_is_dropped() -> None:
     driven = Located()
     flow = driven.joins()
-    driven.see(A, view(available_bps=20))
-    counted = {1: FlowCounters(sent_bytes=0)}
-    loads = {1: LinkLoad(0, speed_bps=100)}
-    driven.carry_out(driven.engine.receive_counters(counted, loads, now_ns=driven.now_ns))
-    assert driven.engine.entry_count > 1
+    counts(driven, 1)
+    assert knows(driven, FirstHop(1))
     driven.leaves(flow)
     driven.wait(WARM_NS)
     assert driven.engine.entry_count == 1
+
+
+def test_of_a_first_hop_nothing_is_kept_when_its_last_path_leaves_another_way() -> None:
+    driven = Located()
+    flow = driven.joins()
+    driven.see(A, view(available_bps=20))
+    driven.grant(driven.handle, rate(flow, 10))
+    counts(driven, 1)
+    driven.locates(way(2))
+    assert not knows(driven, FirstHop(1))
+    counts(driven, 2)
+    assert knows(driven, FirstHop(2))
+
+
+def test_of_a_first_hop_all_is_kept_while_another_path_leaves_by_it() -> None:
+    driven = Located()
+    flow = driven.joins()
+    counts(driven, 1)
+    found = replace(WAY, host=B.host())
+    driven.grant(driven.handle, rq.StartTracking(B.host(), None, found))
+    driven.leaves(flow)
+    driven.wait(WARM_NS)
+    assert driven.engine.tracked_hosts() == (B.host(),)
+    assert knows(driven, FirstHop(1))

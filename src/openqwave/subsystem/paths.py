@@ -141,7 +141,8 @@ class Paths:
         if isinstance(found, PathFacts):
             # What failed a moment ago is tried again when its pause ends, not at every call.
             is_tried = path.is_running or path.obstacle is None or path.failing_ns is not None
-            is_another = path.facts is not None and not found.is_same_way(path.facts)
+            before = path.facts
+            is_another = before is not None and not found.is_same_way(before)
             path.facts = found
             if is_tried and not is_another:
                 self._registry.touched.add(path.host)
@@ -153,6 +154,7 @@ class Paths:
                 self._forget_view(path)
             for flow in self._registry.flows_towards(path.host).values():
                 self._ledger.hold(flow.flow_id, path.links, flow.held_bps)
+            self._leave(before)
         elif path.view is None or path.facts is not None:
             # Nothing is begun again before there is a way that may be measured.
             self._clear(path)
@@ -364,9 +366,15 @@ class Paths:
         self._timers.set(IdleEnds(path.host), None)
         self._timers.set(PauseEnds(path.host), None)
         self._ledger.forget(path.host)
-        if path.facts is not None and not self._ledger.total_held_bps(path.facts.first_hop):
-            self._ledger.forget(path.facts.first_hop)
         del self._paths[path.host]
+        self._leave(path.facts)
+
+    def _leave(self, facts: PathFacts | None) -> None:
+        """Know nothing of a first hop any more by which no path leaves."""
+        if facts is not None:
+            hop, paths = facts.first_hop, self._paths.values()
+            if not any(path.facts is not None and path.facts.first_hop == hop for path in paths):
+                self._ledger.forget(hop)
 
     def interrupt(self) -> list[Experiment]:
         """The machine slept: nothing that is known holds, and nobody has an interest left."""
