@@ -757,6 +757,7 @@ def test_a_host_that_cannot_start(fd_guard: None) -> None:
 
 def test_hosts_are_started_once_and_closed_for_good(fd_guard: None) -> None:
     del fd_guard
+    before = set(threading.enumerate())
     host = ExperimentHost()
     with pytest.raises(OperationAborted, match="not been started"):
         host.run(Script(), LOOPBACK)
@@ -772,7 +773,8 @@ def test_hosts_are_started_once_and_closed_for_good(fd_guard: None) -> None:
         host.run(Script(), LOOPBACK)
     running.cancel()
     host.close()
-    assert threading.active_count() == 1
+    # Threads of earlier tests may be ending still.
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize(

@@ -197,8 +197,7 @@ class Embedded:
         return self._survey().find(host.host(), namespace, interface)
 
     def _survey(self) -> Surveyor:
-        # Threads may want the first one at once, and what one that is replaced has opened nobody
-        # would close.
+        # Of two that are made at once, nobody would close what the first has opened.
         with self._lock:
             if self._surveyor is None:
                 # Its modules are many, and programs that only mark never need them.
@@ -231,9 +230,8 @@ class Embedded:
         """How long until the engine has something to do by itself; None for ever."""
         with self._lock:
             due_ns = self._engine.next_timer_ns()
-            if due_ns is None:
-                return None
-            return max(0.0, (due_ns - self._clock.read()[0]) / _NS_PER_S)
+            now_ns, _ = self._clock.read()
+        return None if due_ns is None else max(0.0, (due_ns - now_ns) / _NS_PER_S)
 
     def look(self, ask: Callable[[Engine], _T]) -> _T:
         """Ask the engine something that changes nothing."""
@@ -376,8 +374,7 @@ class Embedded:
                 self._survey().carry_out(effect)
 
 
-# How often the process forked on the way here; compared at each call, where asking for
-# the pid would be a system call.
+# How often the process forked; compared at each call, where the pid would be a system call.
 _forks = 0
 
 _instance: Embedded | None = None
