@@ -41,7 +41,6 @@ from typing import Any
 import openqwave as qw
 from openqwave.admission.policy import Limits, Policy
 from openqwave.client.embedded import Embedded
-from openqwave.client.session import Session
 from openqwave.client.sync import Backend, Qos
 from openqwave.enforcement.memory import Memory
 from openqwave.model.codes import ErrorCode
@@ -51,6 +50,7 @@ from openqwave.model.estimates import Congestion, FlowCounters, Fundamentals, Pa
 from openqwave.model.flow import RateReason, Shaping, TrafficType, Transport
 from openqwave.model.path import LinkType, PathFacts
 from openqwave.model.sockets import SocketFacts
+from openqwave.runtime.session import Session
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.effects import Answer, Apply, Effect, Value
 from openqwave.subsystem.engine import Engine

@@ -26,9 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 from openqwave.admission.policy import Experiments, Policy
-from openqwave.client import surveying
 from openqwave.client.embedded import Embedded
-from openqwave.client.surveying import Surveyor
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Congestion, Fundamentals, PathView, Unmeasurable
@@ -65,6 +63,8 @@ from openqwave.qos2 import (
     SetLastError,
     handles,
 )
+from openqwave.runtime import surveying
+from openqwave.runtime.surveying import Surveyor
 
 if TYPE_CHECKING:
     from openqwave.subsystem.effects import Experiment

@@ -18,11 +18,12 @@ import pytest
 
 import openqwave as qw
 from openqwave.admission.policy import Experiments
-from openqwave.client.embedded import Embedded, Pending
-from openqwave.client.surveying import Surveyor
+from openqwave.client.embedded import Embedded
 from openqwave.drivers.sockets import own_namespace
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
+from openqwave.runtime.pending import Pending
+from openqwave.runtime.surveying import Surveyor
 from tests.unit.driven import ROOT, endpoint, view
 from tests.unit.loopback import PORT, Bench, bench, options_of
 from tests.unit.own_subsystem import open_in, own_subsystem
@@ -162,7 +163,7 @@ def test_paths_are_looked_up_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with own_subsystem() as host:
         open_in(host)
-        monkeypatch.setattr("openqwave.client.surveying.Surveyor", make)
+        monkeypatch.setattr("openqwave.runtime.surveying.Surveyor", make)
         with ThreadPoolExecutor(2) as pool:
             for one in [pool.submit(find, host) for _ in range(2)]:
                 one.result(PATIENCE_S)
@@ -196,7 +197,7 @@ def test_nothing_is_corrupted(sockets: Bench, seed: int, monkeypatch: pytest.Mon
             traffic_type=qw.TrafficType.VOICE,
             adaptive=False,
         )
-        monkeypatch.setattr("openqwave.client.session.own_credentials", lambda: ROOT)
+        monkeypatch.setattr("openqwave.runtime.session.own_credentials", lambda: ROOT)
         assert watcher.flow_ids() == (flow.id,)
         assert options_of(shared[0]).tos == 56 << 2
     assert [options_of(sock) for sock in shared] == before

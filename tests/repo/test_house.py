@@ -24,7 +24,7 @@ PACKAGE = Path(openqwave.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Everything up to the subsystem gets time as an argument and answers with values.
-PURE_ROOMS = ("model", "wire", "estimate", "probing", "admission", "subsystem")
+PURE_ROOMS = ("model", "wire", "estimate", "probing", "admission", "ipc", "subsystem")
 PURE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in PURE_ROOMS]
 # What of the standard library pure rooms may import: what only computes. A list of what is
 # allowed cannot be outdated by a new way to reach the world.
@@ -42,6 +42,7 @@ ALLOWED_IMPORTS = {
     "itertools",
     "json",  # text only
     "math",
+    "msgspec",  # text only
     "operator",
     "statistics",
     "struct",

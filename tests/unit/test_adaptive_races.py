@@ -12,11 +12,11 @@ from functools import partial
 import pytest
 
 import openqwave as qw
-from openqwave.client.embedded import Pending, Result
 from openqwave.enforcement.memory import Memory
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import RateReason, Shaping
+from openqwave.runtime.pending import Pending, Result
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import Bench
 from tests.unit.own_subsystem import open_in, own_subsystem

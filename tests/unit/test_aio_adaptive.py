@@ -16,8 +16,8 @@ import pytest
 import openqwave as qw
 from openqwave import aio
 from openqwave.client.embedded import process_subsystem
-from openqwave.client.session import Session
 from openqwave.model.estimates import Congestion, Fundamentals, PathView
+from openqwave.runtime.session import Session
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import Bench, options_of, pacing_of
 

@@ -450,14 +450,14 @@ def test_rights_as_an_ordinary_user(
 
     flow = qos.add_socket(sockets.make("udp4 connected"), adaptive=False)
     user = Credentials(1000, has_net_admin=False, groups=frozenset())
-    monkeypatch.setattr("openqwave.client.session.own_credentials", lambda: user)
+    monkeypatch.setattr("openqwave.runtime.session.own_credentials", lambda: user)
     with pytest.raises(PermissionError) as caught:
         flow.set_dscp(46)
     assert type(caught.value) is qw.AccessDenied
     with pytest.raises(qw.AccessDenied):
         qos.flow_ids()
     operator = Credentials(1000, has_net_admin=False, groups=frozenset({"netdev"}))
-    monkeypatch.setattr("openqwave.client.session.own_credentials", lambda: operator)
+    monkeypatch.setattr("openqwave.runtime.session.own_credentials", lambda: operator)
     flow.set_dscp(46)
     assert flow.packet_priority().conformant_dscp == 46
 

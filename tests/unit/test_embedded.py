@@ -14,10 +14,11 @@ import pytest
 
 import openqwave as qw
 from openqwave.admission.policy import Limits, Policy
-from openqwave.client.embedded import Embedded, Pending
+from openqwave.client.embedded import Embedded
 from openqwave.enforcement.memory import Memory
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
+from openqwave.runtime.pending import Pending
 from tests.unit.driven import Mechanism, endpoint, view
 from tests.unit.loopback import PORT, UNPACED, Bench, options_of, pacing_of
 from tests.unit.own_subsystem import FakeClock, open_in, own_subsystem

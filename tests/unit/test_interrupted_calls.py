@@ -9,10 +9,11 @@ import pytest
 
 import openqwave as qw
 from openqwave.client import embedded
-from openqwave.client.embedded import Embedded, Pending
+from openqwave.client.embedded import Embedded
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
+from openqwave.runtime.pending import Pending
 from openqwave.subsystem.effects import Applied, SocketPlan
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import Bench, options_of

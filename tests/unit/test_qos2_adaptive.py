@@ -17,7 +17,6 @@ import pytest
 
 from openqwave.admission.policy import Experiments, Policy
 from openqwave.admission.rights import Credentials
-from openqwave.client import surveying
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.qos2 import (
@@ -61,6 +60,7 @@ from openqwave.qos2 import (
     WaitForSingleObject,
     events,
 )
+from openqwave.runtime import surveying
 from tests.conformance.world import (
     AVAILABLE_BPS,
     BLANK,
@@ -496,7 +496,7 @@ def test_fresh_is_not_for_flows_of_others(w: World, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(w, "handle", stranger)
     for is_administrator in (False, True):
         monkeypatch.setattr(
-            "openqwave.client.session.own_credentials",
+            "openqwave.runtime.session.own_credentials",
             lambda is_it=is_administrator: Credentials(1000, is_it, frozenset()),
         )
         query = Fresh(w, w.measured, w.overlapped())

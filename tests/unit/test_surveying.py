@@ -25,7 +25,6 @@ import pytest
 
 import openqwave as qw
 from openqwave.admission.policy import Experiments, Policy
-from openqwave.client import surveying
 from openqwave.client.embedded import Embedded
 from openqwave.drivers.clock import SystemClock
 from openqwave.drivers.mailbox import Mailbox
@@ -49,6 +48,7 @@ from openqwave.probing.outcomes import Ended, Failed, Failure
 from openqwave.probing.session import Event
 from openqwave.probing.tracking import CongestionTold, Effort
 from openqwave.probing.tracking import Estimated as Told
+from openqwave.runtime import surveying
 from tests.conftest import open_descriptors
 from tests.unit.driven import endpoint
 from tests.unit.experiment_stage import PORT, own_network
@@ -692,7 +692,7 @@ def test_a_forked_child_has_no_thread_and_no_handles(real: Embedded, sockets: Be
 ADAPTIVE = """
 import contextlib, socket, sys, threading
 import openqwave as qw
-from openqwave.client import surveying
+from openqwave.runtime import surveying
 from openqwave.drivers.pathfinder import Pathfinder
 from openqwave.model.path import LinkType, PathFacts
 sys.path.insert(0, {root!r})

@@ -18,11 +18,11 @@ import pytest
 
 import openqwave as qw
 from openqwave.admission.policy import Experiments, Policy
-from openqwave.client import surveying
 from openqwave.client.embedded import Embedded
 from openqwave.drivers.clock import SystemClock
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals, PathView
 from openqwave.model.path import PathStatus
+from openqwave.runtime import surveying
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import UNPACED, Bench, options_of, pacing_of
 from tests.unit.own_subsystem import FakeClock, open_in, own_subsystem

@@ -1,1 +1,1 @@
-"""The Python faces and the subsystem inside the process."""
+"""The Python faces, and where they find a subsystem: the service, or one inside the process."""

@@ -13,9 +13,9 @@ import threading
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client import sync
-from openqwave.client.embedded import Pending
 from openqwave.model.errors import Refusal, TimedOut
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
+from openqwave.runtime.pending import Pending
 from openqwave.subsystem.notices import ABORTED
 from openqwave.subsystem.requests import Question
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from openqwave.client.addresses import Address, Host
     from openqwave.client.pacer import Pacer
-    from openqwave.client.session import Session
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.estimates import Fundamentals
     from openqwave.model.flow import PacketPriority
     from openqwave.model.path import PathStatus
+    from openqwave.runtime.session import Session
 
 _T = TypeVar("_T")
 

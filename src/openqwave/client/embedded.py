@@ -1,13 +1,8 @@
-"""The subsystem inside the process: the engine, driven as an ordinary user.
+"""The subsystem inside the process: as an ordinary user, by options on its own sockets.
 
-One engine serves all handles of a process, so that two libraries in one program see each
-other's flows and cannot mark one socket two ways. A lock makes each call one step:
-request in, kernel work done, answer out. Answers to *other* requests (a condition came
-true, an operation was aborted) are handed over after the lock is let go, so that nobody's
-callback can come back in.
-
-Paths are measured by a `surveying.Surveyor`, made with the first adaptive flow or tracked
-host; what it finds comes in as another input under the same lock.
+One subsystem serves all handles of a process, so that two libraries in one program see each
+other's flows. At the process's end, the sockets that others may hold as well get their own
+options back.
 
 After a fork the child has a copy of everything, and none of it is its own: the sockets'
 options are shared with the parent, who looks after them. So handles belong to the
@@ -17,80 +12,29 @@ process that opened them, and in any other they are invalid.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
-from collections import deque
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING
 
 from openqwave.admission.policy import Policy
-from openqwave.client.forks import reset_in_children
-from openqwave.drivers.clock import Clock, SystemClock
 from openqwave.drivers.links import Links
 from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement.socket_options import SocketOptions
-from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan, Value
-from openqwave.subsystem.engine import Engine
-from openqwave.subsystem.requests import CloseHandle, Request
+from openqwave.runtime.forks import reset_in_children
+from openqwave.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from openqwave.client.surveying import Surveyor
-    from openqwave.drivers.sockets import SocketLike
+    from openqwave.drivers.clock import Clock
     from openqwave.enforcement.backend import Backend
-    from openqwave.model.endpoint import Endpoint
-    from openqwave.model.estimates import PathView
-    from openqwave.subsystem.requests import Found
-
-Result: TypeAlias = "Value | Refusal"
-
-_T = TypeVar("_T")
-
-# A shorter sleep than this is no suspend that a connection would notice; real ones take
-# seconds.
-_SHORTEST_SLEEP_NS = 100_000_000
-
-# Two clock readings can be torn apart by the scheduler; the largest difference of a few
-# is the true one (see `openqwave.drivers.clock`).
-_BASELINE_READINGS = 3
-
-_NS_PER_S = 1_000_000_000
+    from openqwave.model.errors import Refusal
 
 # The low bits that flow ids of one process count in; above them stands its pid, so that
 # the ids of two embedded subsystems are not by chance the same.
 _FLOW_ID_BITS = 10
 
-_WRONG_PROCESS: Final = Refusal(
-    ErrorCode.ERROR_INVALID_HANDLE,
-    "the handle belongs to the process that opened it; open one in this process",
-)
 
-
-class Pending:
-    """A request that is still open.
-
-    Attributes:
-        request_id: Names it to `Cancel`.
-        future: Gets the result; cancelling the future itself does nothing to the request.
-    """
-
-    __slots__ = ("future", "request_id")
-
-    def __init__(self, request_id: int) -> None:
-        self.request_id = request_id
-        self.future: Future[Result] = Future()
-
-
-class Embedded:
-    """The engine with the drivers and the mechanism of an ordinary user.
-
-    Attributes:
-        directory: Describes sockets, and finds those that are in flows.
-    """
+class Embedded(Runtime):
+    """The engine with the drivers and the mechanism of an ordinary user."""
 
     def __init__(
         self,
@@ -107,275 +51,25 @@ class Embedded:
             backend: Carries out plans; socket options when None.
         """
         self._pid = os.getpid()
-        reset_in_children(_leave_to_parent)
-        self._forks = _forks
-        self._lock = threading.RLock()
-        self._clock = clock or SystemClock()
-        self.directory = SocketDirectory()
-        self._backend = backend or SocketOptions(self.directory, Links())
-        self._policy = policy or Policy()
-        self._engine = Engine(self._policy, first_flow_id=self._pid << _FLOW_ID_BITS | 1)
-        self._surveyor: Surveyor | None = None
-        self._pending: dict[int, Pending] = {}
-        self._next_request_id = 1
-        self._asleep_ns = max(self._clock.read()[1] for _ in range(_BASELINE_READINGS))
-        self._open_handles = 0
-
-    def belongs_here(self) -> bool:
-        """Is this the process that made it, and not a fork of it?"""
-        return self._forks == _forks
-
-    def is_open(self) -> bool:
-        """Has anybody a handle?"""
-        return self._open_handles > 0
+        directory = SocketDirectory()
+        super().__init__(
+            policy or Policy(),
+            directory,
+            backend or SocketOptions(directory, Links()),
+            clock=clock,
+            first_flow_id=self._pid << _FLOW_ID_BITS | 1,
+        )
 
     def open_handle(self) -> int | Refusal:
-        """A new handle's id, or ERROR_NO_SYSTEM_RESOURCES."""
-        if not self.belongs_here():
-            return _WRONG_PROCESS
-        others: list[Answer] = []
-        try:
-            with self._lock:
-                # A sleep before the handle was opened is none of its business.
-                self._notice_sleep(*self._clock.read(), others)
-                handle_id = self._engine.open_handle(self._pid)
-                if not isinstance(handle_id, Refusal):
-                    if self._open_handles == 0:
-                        atexit.register(self.close)
-                    self._open_handles += 1
-        finally:
-            self._hand_over(others)
-        return handle_id
+        """A new handle of this process, or ERROR_NO_SYSTEM_RESOURCES."""
+        return self.open_handle_for(self._pid)
 
-    def submit(
-        self, handle_id: int, request: Request, brought: tuple[int, SocketLike] | None = None
-    ) -> Result | Pending:
-        """Put one request to the engine and do what it wants done.
+    def _come_alive(self) -> None:
+        atexit.register(self.close)
 
-        Args:
-            handle_id: Through which handle.
-            request: What is asked.
-            brought: The cookie and the socket of a request that names one.
+    def _fall_silent(self) -> None:
+        atexit.unregister(self.close)
 
-        Returns:
-            The answer, or `Pending` when it comes later.
-        """
-        if self._forks != _forks:
-            # Before the lock: another thread may have held it when the process forked.
-            return _WRONG_PROCESS
-        others: list[Answer] = []
-        try:
-            with self._lock:
-                now_ns, asleep_ns = self._clock.read()
-                if asleep_ns > self._asleep_ns:
-                    self._notice_sleep(now_ns, asleep_ns, others)
-                due_ns = self._engine.next_timer_ns()
-                if due_ns is not None and due_ns <= now_ns:
-                    self._carry_out(self._engine.handle_timer(now_ns=now_ns), others)
-                if brought is None:
-                    return self._put(handle_id, request, now_ns, others)
-                return self._put_with_socket(handle_id, request, *brought, now_ns, others)
-        finally:
-            self._hand_over(others)
-
-    def refuse_handle(self, handle_id: int) -> Refusal | None:
-        """Is the handle fit for use? None means yes."""
-        if not self.belongs_here():
-            return _WRONG_PROCESS
-        others: list[Answer] = []
-        try:
-            with self._lock:
-                self._notice_sleep(*self._clock.read(), others)
-                return self._engine.refuse_handle(handle_id)
-        finally:
-            self._hand_over(others)
-
-    # -- paths ------------------------------------------------------------------------
-
-    def find_path(self, host: Endpoint, namespace: int, interface: int = 0) -> Found:
-        """How a host is reached from a namespace, and an interface if a socket is bound to one."""
-        return self._survey().find(host.host(), namespace, interface)
-
-    def _survey(self) -> Surveyor:
-        # Of two that are made at once, nobody would close what the first has opened.
-        with self._lock:
-            if self._surveyor is None:
-                # Its modules are many, and programs that only mark never need them.
-                from openqwave.client.surveying import Surveyor
-
-                self._surveyor = Surveyor(self, self._policy.experiments)
-            return self._surveyor
-
-    def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
-        """What is known of the path to a host, from whoever measures it."""
-        self.tell(lambda engine, now_ns: engine.receive_path_view(host, view, now_ns=now_ns))
-
-    def handle_timers(self) -> None:
-        """Let the engine do what is due."""
-
-        def handle(engine: Engine, now_ns: int) -> list[Effect]:
-            due_ns = engine.next_timer_ns()
-            if due_ns is None or due_ns > now_ns:
-                return []
-            return engine.handle_timer(now_ns=now_ns)
-
-        self.tell(handle)
-
-    def see_to_timers(self) -> None:
-        """Have somebody wait for the engine's timers; errors as with `Surveyor.wake`."""
-        if self.until_timer_s() is not None:
-            self._survey().wake()
-
-    def until_timer_s(self) -> float | None:
-        """How long until the engine has something to do by itself; None for ever."""
-        with self._lock:
-            due_ns = self._engine.next_timer_ns()
-            now_ns, _ = self._clock.read()
-        return None if due_ns is None else max(0.0, (due_ns - now_ns) / _NS_PER_S)
-
-    def look(self, ask: Callable[[Engine], _T]) -> _T:
-        """Ask the engine something that changes nothing."""
-        with self._lock:
-            return ask(self._engine)
-
-    def tell(self, tell: Callable[[Engine, int], list[Effect]]) -> None:
-        """Give the engine an input that is no request, with the time of now."""
-        if not self.belongs_here():
-            return
-        answers: list[Answer] = []
-        try:
-            with self._lock:
-                now_ns, asleep_ns = self._clock.read()
-                if asleep_ns > self._asleep_ns:
-                    self._notice_sleep(now_ns, asleep_ns, answers)
-                self._carry_out(tell(self._engine, now_ns), answers)
-        finally:
-            self._hand_over(answers)
-
-    def close(self) -> None:
-        """End every handle; the sockets get their own options back."""
-        if not self.belongs_here():
-            return
-        for handle_id in self._engine.handle_ids():
-            self.submit(handle_id, CloseHandle())
-        # Nobody will come back for what stays warm.
-        self.tell(lambda engine, now_ns: engine.receive_interruption(now_ns=now_ns))
-
-    def _put(
-        self, handle_id: int, request: Request, now_ns: int, others: list[Answer]
-    ) -> Result | Pending:
-        """One request; answers to others are gathered."""
-        request_id = self._next_request_id
-        self._next_request_id += 1
-        try:
-            effects = self._engine.receive_request(request_id, handle_id, request, now_ns=now_ns)
-            self._carry_out(effects, others)
-        except BaseException:
-            self._abandon()
-            raise
-        # The answer to the request itself is the last but for those that it brings to others.
-        for place in range(len(others) - 1, -1, -1):
-            if others[place].request_id == request_id:
-                result = others.pop(place).result
-                if type(request) is CloseHandle and not isinstance(result, Refusal):
-                    self._let_go()
-                return result
-        pending = self._pending[request_id] = Pending(request_id)
-        return pending
-
-    def _put_with_socket(
-        self,
-        handle_id: int,
-        request: Request,
-        cookie: int,
-        sock: SocketLike,
-        now_ns: int,
-        others: list[Answer],
-    ) -> Result | Pending:
-        """One request with the socket it names; a full quota is swept once."""
-        directory = self.directory
-        directory.take_in_hand(cookie, sock)
-        try:
-            result = self._put(handle_id, request, now_ns, others)
-            if isinstance(result, Refusal):
-                if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep(others):
-                    result = self._put(handle_id, request, now_ns, others)
-                if not self._engine.holds(cookie):
-                    directory.forget(cookie)
-        finally:
-            directory.put_down()
-        return result
-
-    def _let_go(self) -> None:
-        """After the last handle there is nothing to do at exit."""
-        self._open_handles -= 1
-        if self._open_handles == 0:
-            atexit.unregister(self.close)
-            if self._surveyor is not None:
-                self._surveyor.rest()
-
-    def _notice_sleep(self, now_ns: int, asleep_ns: int, others: list[Answer]) -> None:
-        """Learn how long the machine has slept; a sleep loses every handle."""
-        if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
-            # Where this raises, the sleep is not noted, and the next call finds it again.
-            self._carry_out(self._engine.receive_interruption(now_ns=now_ns), others)
-        self._asleep_ns = max(asleep_ns, self._asleep_ns)
-
-    def _abandon(self) -> None:
-        """After Ctrl-C in the middle of a change: half a change is no change."""
-        self._backend.apply(self._engine.abandon())
-
-    def _sweep(self, others: list[Answer]) -> bool:
-        """Drop the sockets that the application has closed; were there any?"""
-        gone = []
-        for cookie in self._engine.sockets():
-            # Without descriptors to look with, a socket counts as being there.
-            with contextlib.suppress(OSError):
-                if self.directory.is_gone(cookie):
-                    gone.append(cookie)
-        now_ns, _ = self._clock.read()
-        self._carry_out(self._engine.receive_sockets_gone(gone, now_ns=now_ns), others)
-        self._backend.apply(tuple([SocketPlan(cookie, ()) for cookie in gone]))
-        for cookie in gone:
-            self.directory.forget(cookie)
-        return bool(gone)
-
-    def _hand_over(self, answers: list[Answer]) -> None:
-        """Tell those who wait; without the lock, because they may come back with a call."""
-        for answer in answers:
-            # Nobody waits for the answer to a call that was interrupted after it was given.
-            pending = self._pending.pop(answer.request_id, None)
-            if pending is not None:
-                pending.future.set_result(answer.result)
-
-    def _carry_out(self, effects: list[Effect], answers: list[Answer]) -> None:
-        """Do what the engine wants done; gather the answers."""
-        if len(effects) == 1 and isinstance(effects[0], Answer):
-            answers.append(effects[0])
-            return
-        wanted = deque(effects)
-        while wanted:
-            effect = wanted.popleft()
-            if isinstance(effect, Answer):
-                answers.append(effect)
-            elif isinstance(effect, Apply):
-                plans = effect.plans
-                try:
-                    outcome = self._backend.apply(plans)
-                except BaseException:
-                    self._abandon()
-                    raise
-                wanted.extend(self._engine.receive_applied(outcome))
-                if isinstance(outcome, Applied):
-                    for plan in plans:
-                        if not plan.shares or plan.cookie in outcome.gone:
-                            self.directory.forget(plan.cookie)
-            else:
-                self._survey().carry_out(effect)
-
-
-# How often the process forked; compared at each call, where the pid would be a system call.
-_forks = 0
 
 _instance: Embedded | None = None
 _instance_lock = threading.Lock()
@@ -383,8 +77,7 @@ _instance_lock = threading.Lock()
 
 def _leave_to_parent() -> None:
     """In a forked child: the subsystem is the parent's, and its handles are invalid here."""
-    global _forks, _instance, _instance_lock  # noqa: PLW0603 - facts about the process
-    _forks += 1
+    global _instance, _instance_lock  # noqa: PLW0603 - facts about the process
     _instance = None
     _instance_lock = threading.Lock()
 

@@ -14,9 +14,8 @@ from operator import index
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client.addresses import Address, Host, endpoint_of, host_of
-from openqwave.client.embedded import Pending, process_subsystem
+from openqwave.client.embedded import process_subsystem
 from openqwave.client.pacer import Pacer
-from openqwave.client.session import Session
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import (
     InvalidParameter,
@@ -28,12 +27,14 @@ from openqwave.model.errors import (
 )
 from openqwave.model.estimates import Fundamentals
 from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping, TrafficType
+from openqwave.runtime.pending import Pending
+from openqwave.runtime.session import Session
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
-    from openqwave.client.session import FlowAnswer
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.path import PathStatus
+    from openqwave.runtime.session import FlowAnswer
 
 # What the subsystem says of a flow that is no more.
 _ENDED_ALREADY = frozenset(

@@ -28,7 +28,6 @@ import time
 from ctypes import Array, _Pointer
 from typing import Final
 
-from openqwave.client.forks import reset_in_children
 from openqwave.model.codes import TRUE, ErrorCode
 from openqwave.qos2.arguments import BadArgument, integer
 from openqwave.qos2.constants import (
@@ -39,6 +38,7 @@ from openqwave.qos2.constants import (
     WAIT_TIMEOUT,
 )
 from openqwave.qos2.lasterror import fail
+from openqwave.runtime.forks import reset_in_children
 
 _NS_PER_MS = 1_000_000
 

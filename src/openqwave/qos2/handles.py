@@ -10,8 +10,6 @@ import ctypes
 from typing import Final
 
 from openqwave.client.embedded import process_subsystem
-from openqwave.client.forks import reset_in_children
-from openqwave.client.session import Session
 from openqwave.model.codes import (
     QOS_VERSION_MAJOR,
     QOS_VERSION_MINOR,
@@ -24,6 +22,8 @@ from openqwave.qos2.arguments import BadArgument, integer, required
 from openqwave.qos2.events import new_handle
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.overlapped import reset_after_fork
+from openqwave.runtime.forks import reset_in_children
+from openqwave.runtime.session import Session
 
 _HANDLE_BYTES = ctypes.sizeof(ctypes.c_void_p)
 _VERSION_BYTES = ctypes.sizeof(QOS_VERSION)

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
-from openqwave.client.embedded import Pending
 from openqwave.model.codes import FALSE, TRUE, ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.qos2.abi import OVERLAPPED
@@ -32,6 +31,7 @@ from openqwave.qos2.constants import STATUS_PENDING
 from openqwave.qos2.events import held_event
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.troubles import named
+from openqwave.runtime.pending import Pending
 
 if TYPE_CHECKING:
     from openqwave.qos2.events import Event

@@ -23,9 +23,9 @@ from openqwave.qos2.overlapped import answer, operation_for
 from openqwave.qos2.troubles import IN_SET_FLOW
 
 if TYPE_CHECKING:
-    from openqwave.client.embedded import Pending
-    from openqwave.client.session import Session
     from openqwave.model.errors import Refusal
+    from openqwave.runtime.pending import Pending
+    from openqwave.runtime.session import Session
 
 _NUMBER_BYTES = ctypes.sizeof(ctypes.c_uint32)
 _RATE_BYTES = ctypes.sizeof(QOS_FLOWRATE_OUTGOING)

@@ -1,4 +1,4 @@
-"""The thread that measures paths for the subsystem inside the process.
+"""The thread that measures paths for a subsystem.
 
 The engine says which paths are to be measured, and how eagerly; here that is done. One thread
 waits for everything that the engine has to be told of paths: what experiments found, routes and
@@ -53,11 +53,11 @@ from openqwave.subsystem.usage import LinkLoad
 
 if TYPE_CHECKING:
     from openqwave.admission.policy import Experiments
-    from openqwave.client.embedded import Embedded
     from openqwave.drivers.experiments import Running
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.path import PathFacts
     from openqwave.probing.session import Event
+    from openqwave.runtime.runtime import Runtime
     from openqwave.subsystem.effects import Effect
     from openqwave.subsystem.engine import Engine
     from openqwave.subsystem.requests import Found
@@ -95,9 +95,9 @@ class _Forwarding(Mailbox):
 
 
 class Surveyor:
-    """Measures paths for an embedded subsystem; see the module's text."""
+    """Measures paths for a subsystem; see the module's text."""
 
-    def __init__(self, subsystem: Embedded, policy: Experiments) -> None:
+    def __init__(self, subsystem: Runtime, policy: Experiments) -> None:
         self._subsystem = subsystem
         self._policy = policy
         self._pathfinder: Pathfinder | None = None

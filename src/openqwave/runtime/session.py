@@ -12,9 +12,8 @@ which request, once, for all faces.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
-from openqwave.client.embedded import Pending
 from openqwave.drivers.credentials import own_credentials
 from openqwave.drivers.routes import refuse_route
 from openqwave.drivers.sockets import own_namespace
@@ -24,14 +23,16 @@ from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals, Unmeasurable
 from openqwave.model.flow import PacketPriority
 from openqwave.model.path import PathFacts, PathStatus
+from openqwave.runtime.pending import Pending
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.destinations import refuse_host
 
 if TYPE_CHECKING:
-    from openqwave.client.embedded import Embedded
+    from openqwave.admission.rights import Credentials
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
     from openqwave.model.sockets import SocketFacts
+    from openqwave.runtime.runtime import Runtime
 
 
 # What the questions about a flow are answered with.
@@ -41,14 +42,44 @@ FlowAnswer: TypeAlias = "Fundamentals | PacketPriority | PathStatus | int"
 _T = TypeVar("_T")
 
 
+class Caller(Protocol):
+    """Whose calls they are, in the kernel's words."""
+
+    def credentials(self) -> Credentials:
+        """What rights are judged by, now."""
+
+    def namespace(self) -> int:
+        """The kernel's name for the network namespace the caller is in."""
+
+
+class ThisProcess:
+    """The caller of a subsystem that is inside its own process."""
+
+    def credentials(self) -> Credentials:
+        """See `Caller.credentials`."""
+        return own_credentials()
+
+    def namespace(self) -> int:
+        """See `Caller.namespace`."""
+        return own_namespace()
+
+
+_THIS_PROCESS = ThisProcess()
+
+
 class Session:
-    """One handle of the embedded subsystem."""
+    """One handle of a subsystem.
 
-    __slots__ = ("_host", "handle_id")
+    Attributes:
+        handle_id: Its number.
+    """
 
-    def __init__(self, host: Embedded, handle_id: int) -> None:
+    __slots__ = ("_caller", "_host", "handle_id")
+
+    def __init__(self, host: Runtime, handle_id: int, caller: Caller = _THIS_PROCESS) -> None:
         self._host = host
         self.handle_id = handle_id
+        self._caller = caller
 
     def refuse(self) -> Refusal | None:
         """Is the handle fit for use? None means yes."""
@@ -91,7 +122,7 @@ class Session:
         ):
             return None
         # A connected socket's is not asked for; it is the caller's, if it is not a stranger's.
-        namespace = facts.namespace or own_namespace()
+        namespace = facts.namespace or self._caller.namespace()
         found = self._host.find_path(target.unmapped(), namespace, facts.interface)
         if facts.interface and isinstance(found, PathFacts):
             usual = self._host.find_path(target.unmapped(), namespace)
@@ -134,7 +165,9 @@ class Session:
 
     def set_dscp(self, flow_id: int, dscp: int) -> Refusal | None:
         """Mark the flow with one exact code point."""
-        result = self._host.submit(self.handle_id, rq.SetDscp(flow_id, dscp, own_credentials()))
+        result = self._host.submit(
+            self.handle_id, rq.SetDscp(flow_id, dscp, self._caller.credentials())
+        )
         return cast("Refusal | None", result)
 
     def query(
@@ -146,7 +179,9 @@ class Session:
         is_overlapped: bool = False,
     ) -> FlowAnswer | Refusal | Pending:
         """Ask about a flow; pending while what was asked for afresh is measured."""
-        request = rq.QueryFlow(flow_id, question, own_credentials(), is_fresh, is_overlapped)
+        request = rq.QueryFlow(
+            flow_id, question, self._caller.credentials(), is_fresh, is_overlapped
+        )
         result = self._limited(self._host.submit(self.handle_id, request))
         return cast("FlowAnswer | Refusal | Pending", result)
 
@@ -188,7 +223,7 @@ class Session:
         route: Refusal | None = None
         path: rq.Found | None = None
         if not isinstance(host, Refusal) and refuse_host(host) is None and self.refuse() is None:
-            path = self._host.find_path(host, own_namespace())
+            path = self._host.find_path(host, self._caller.namespace())
             route = refuse_route(host)
             if isinstance(path, Refusal) and path.code is ErrorCode.ERROR_HOST_UNREACHABLE:
                 route = route or path
@@ -202,7 +237,7 @@ class Session:
 
     def enumerate_flows(self) -> tuple[int, ...] | Refusal:
         """The ids of all flows, ascending."""
-        result = self._host.submit(self.handle_id, rq.EnumerateFlows(own_credentials()))
+        result = self._host.submit(self.handle_id, rq.EnumerateFlows(self._caller.credentials()))
         return cast("tuple[int, ...] | Refusal", result)
 
     def cancel(self, request_id: int) -> Refusal | None:

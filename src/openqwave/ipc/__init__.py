@@ -1,0 +1,1 @@
+"""The control protocol between programs and the service, without IO."""

@@ -1,0 +1,1 @@
+"""qwaved: one subsystem for all processes of a host."""
