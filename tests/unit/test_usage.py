@@ -10,7 +10,7 @@ from openqwave.admission.ledger import Ledger
 from openqwave.admission.policy import Policy
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import FlowCounters, Unmeasurable
-from openqwave.model.flow import Contract, RateReason, Shaping, TrafficType
+from openqwave.model.flow import Contract, RateReason, Shaping, TrafficType, Transport
 from openqwave.model.path import FirstHop, LinkType, PathFacts
 from openqwave.subsystem.flows import Flow, Marking, plain_settings
 from openqwave.subsystem.path import Path
@@ -70,7 +70,8 @@ class Counted:
         settings = plain_settings(TrafficType.VOICE, Marking.UNADMITTED)
         flow = self.registry.new_flow(self._handle, settings, is_adaptive=True)
         self._cookies += 1
-        self.registry.put(flow, self._cookies, path.host)
+        transport = Transport.UDP if is_udp else Transport.TCP
+        self.registry.put(flow, self._cookies, path.host, transport)
         if held_bps:
             contract = Contract(held_bps, Shaping.SHAPE_AND_MARK, RateReason.NOT_APPLICABLE)
             self.registry.change(flow, settings.with_contract(contract))

@@ -28,7 +28,7 @@ from openqwave.admission.ledger import Ledger
 from openqwave.admission.rights import refuse_enumeration, refuse_exact_dscp
 from openqwave.model.codes import DSCP_MAX, ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.model.flow import Contract, NoticeKind, PacketPriority, Shaping
+from openqwave.model.flow import Contract, NoticeKind, Shaping
 from openqwave.model.value import value
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.destinations import captured_destination
@@ -50,9 +50,10 @@ from openqwave.subsystem.registry import Handle, Registry
 from openqwave.subsystem.timers import Timers
 from openqwave.subsystem.tracking import Tracking
 from openqwave.subsystem.usage import Usage
+from openqwave.subsystem.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from openqwave.model.path import PathFacts
     from openqwave.subsystem.requests import Found
     from openqwave.subsystem.usage import LinkLoad
+    from openqwave.subsystem.views import FlowView, PathOverview
 
 # Rates travel as 64-bit unsigned numbers.
 _MAX_RATE_BPS = (1 << 64) - 1
@@ -126,6 +128,7 @@ class Engine:
         self._notices = Notices(self._paths, self._ledger)
         self._tracking = Tracking(self._notices, self._paths, policy)
         self._usage = Usage(self._registry, self._paths, self._ledger)
+        self._views = Views(self._registry, self._paths, self._notices, self._usage)
         self._now_ns = 0
         self._open_change: tuple[int | None, _Change] | None = None
         # The request that had waited, of which that is the change, if it did.
@@ -150,7 +153,7 @@ class Engine:
         Returns:
             The handle's id, or ERROR_NO_SYSTEM_RESOURCES.
         """
-        if len(self._registry.handles_of(owner)) >= self._policy.limits.handles:
+        if self._registry.holdings_of(owner).handles >= self._policy.limits.handles:
             return _no(
                 ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
                 f"this process holds {self._policy.limits.handles} handles already; close some",
@@ -336,6 +339,47 @@ class Engine:
     def tracked_paths(self) -> tuple[PathFacts, ...]:
         """The ways to those that are, or could be, measured."""
         return tuple([path.facts for path in self._paths.all() if path.facts is not None])
+
+    def flow_views(
+        self, after: int, limit: int, *, now_ns: int, owners: Collection[int] | None = None
+    ) -> tuple[tuple[FlowView, ...], bool]:
+        """A page of all flows; see `views`.
+
+        Args:
+            after: The page begins with the first flow whose id is above this.
+            limit: How many flows at most; fewer come where they have very many sockets.
+            now_ns: Monotonic time.
+            owners: Only the flows of these processes; all when None.
+
+        Returns:
+            The flows by ascending ids, and whether there are more after the last.
+        """
+        return self._views.flows(after, limit, now_ns=now_ns, owners=owners)
+
+    def path_views(
+        self, after: int, limit: int, *, now_ns: int
+    ) -> tuple[tuple[PathOverview, ...], bool]:
+        """A page of all paths in the order in which they came to be known.
+
+        Args:
+            after: How many are left out at the beginning.
+            limit: How many at most.
+            now_ns: Monotonic time.
+
+        Returns:
+            The paths, and whether there are more after the last.
+        """
+        return self._views.paths(after, limit, now_ns=now_ns)
+
+    @property
+    def flow_count(self) -> int:
+        """How many flows there are."""
+        return len(self._registry.flows)
+
+    @property
+    def path_count(self) -> int:
+        """How many paths are known of."""
+        return len(self._paths)
 
     def sockets(self) -> tuple[int, ...]:
         """The cookies of all sockets in flows, for a driver that looks after the closed."""
@@ -553,7 +597,7 @@ class Engine:
             return request.route
         limits = self._policy.limits
         if flow is None:
-            if self._registry.flow_count(handle.owner, at_least=limits.flows) >= limits.flows:
+            if self._registry.holdings_of(handle.owner).flows >= limits.flows:
                 return _no(
                     ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
                     f"this process holds {limits.flows} flows already; remove some",
@@ -578,7 +622,7 @@ class Engine:
                 self._registry.take(other, facts.cookie, destination)
                 if not other.sockets:
                     self._end(other)
-        self._registry.put(flow, facts.cookie, destination)
+        self._registry.put(flow, facts.cookie, destination, facts.transport)
         return _Change((facts.cookie,), flow.flow_id, flow.flow_id)
 
     def _remove_socket(self, handle: Handle, request: rq.RemoveSocket) -> _Outcome:
@@ -691,9 +735,7 @@ class Engine:
                     return self._query_afresh(request_id, flow, request)
                 return self._notices.fundamentals(flow, self._now_ns, is_own=is_own)
             case rq.Question.PACKET_PRIORITY:
-                dscp = flow.treatment.dscp
-                # No path is proven to carry tags, and nothing here re-marks excess.
-                return PacketPriority(dscp or 0, 0, 0, 0)
+                return flow.marks
             case rq.Question.OUTGOING_RATE:
                 contract = flow.settings.contract
                 if contract is None:

@@ -19,12 +19,20 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from openqwave.admission.policy import Policy, queue_priority
-from openqwave.model.flow import UNTOUCHED, Contract, Shaping, TrafficType, Treatment
+from openqwave.model.flow import (
+    UNTOUCHED,
+    Contract,
+    PacketPriority,
+    Shaping,
+    TrafficType,
+    Treatment,
+)
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
     from openqwave.admission.ledger import Quote
     from openqwave.model.endpoint import Endpoint
+    from openqwave.model.flow import Transport
 
 
 class Marking(IntEnum):
@@ -140,7 +148,8 @@ class Flow:
         is_adaptive: Admitted against its path; one socket, one destination.
         settings: What is in force.
         treatment: What follows for its packets.
-        sockets: For each socket (by cookie) its destinations, in the order they came.
+        sockets: For each socket (by cookie) its destinations in the order they came, each with
+            the transport that leads there.
         host: The far end of an adaptive flow's path, from its first socket on.
         quote: What was last said to be free for it, and is honoured for a moment.
     """
@@ -151,7 +160,7 @@ class Flow:
     is_adaptive: bool
     settings: Settings
     treatment: Treatment
-    sockets: dict[int, dict[Endpoint, None]] = field(default_factory=dict)
+    sockets: dict[int, dict[Endpoint, Transport]] = field(default_factory=dict)
     host: Endpoint | None = None
     quote: Quote | None = None
 
@@ -160,6 +169,12 @@ class Flow:
         """The contract's rate; 0 without one."""
         contract = self.settings.contract
         return 0 if contract is None else contract.rate_bps
+
+    @property
+    def marks(self) -> PacketPriority:
+        """What its packets really carry."""
+        # No path is proven to carry tags, and nothing here re-marks excess.
+        return PacketPriority(self.treatment.dscp or 0, 0, 0, 0)
 
     def path_host(self) -> Endpoint:
         """The far end of an adaptive flow's path."""

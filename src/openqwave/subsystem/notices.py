@@ -22,7 +22,7 @@ from openqwave.subsystem.pending import Want
 if TYPE_CHECKING:
     from openqwave.admission.ledger import Ledger
     from openqwave.model.endpoint import Endpoint
-    from openqwave.model.estimates import PathView
+    from openqwave.model.estimates import Congestion, PathView
     from openqwave.subsystem.flows import Flow
     from openqwave.subsystem.path import Path
     from openqwave.subsystem.paths import Paths
@@ -109,6 +109,10 @@ class Notices:
     def status(self, flow: Flow, now_ns: int) -> PathStatus:
         """Everything that is believed of a flow's path; congested is also what the flow is."""
         path = self._paths.of_flow(flow)
+        return self.path_status(path, self._paths.congestion_of(flow), now_ns)
+
+    def path_status(self, path: Path, congestion: Congestion, now_ns: int) -> PathStatus:
+        """Everything that is believed of a path, with a verdict of congestion."""
         view = self._paths.view_of(path, now_ns)
         obstacle = path.obstacle
         return PathStatus(
@@ -118,7 +122,7 @@ class Notices:
             None if view is None else view.available_low_bps,
             0.0 if view is None else view.confidence,
             None if view is None else now_ns - path.seen_ns,
-            self._paths.congestion_of(flow),
+            congestion,
             self._ledger.total_held_bps(path.host),
             path.own_bps,
             0 if path.view is None else path.view.sent_bytes,

@@ -2,14 +2,21 @@
 
 Every change goes through here and is written to a journal, so that a call whose kernel
 work fails can be undone to the last entry: a failed call changes nothing.
+
+**Listing.** Whoever lists flows does so page by page, in the order of their ids, and no page may
+cost what there is of flows. So each process has the ids of its flows in a list that is ascending
+by itself, because ids are handed out so; a page begins where a binary search finds its place. Ids
+of flows that have ended stay in it until they are a fifth of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import merge
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.subsystem.effects import Share, SocketPlan
 from openqwave.subsystem.flows import Flow, Settings
@@ -17,11 +24,16 @@ from openqwave.subsystem.flows import Flow, Settings
 if TYPE_CHECKING:
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
+    from openqwave.model.flow import Transport
 
 # Flow ids are 32-bit, 0 means "none" and all ones is what C programs use for "invalid".
 _FLOW_IDS = (1 << 32) - 2
 
 _NO_FLOWS: Mapping[int, Flow] = MappingProxyType({})
+
+# Ids of ended flows are a fifth of a process's list at most, and a few: making it anew then costs
+# each of them a handful of steps, and looking past them costs a page little.
+_FEW_IDS = 256
 
 _Undo: TypeAlias = Callable[[], None]
 
@@ -45,6 +57,24 @@ class Handle:
     is_lost: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class Holdings:
+    """What one process holds.
+
+    Attributes:
+        handles: How many handles.
+        flows: How many flows.
+        flow_ids: Their ids, ascending, and some of flows that have ended.
+    """
+
+    handles: int = 0
+    flows: int = 0
+    flow_ids: list[int] = field(default_factory=list)
+
+
+_NOTHING: Final = Holdings()
+
+
 class Registry:
     """All handles and flows, with an index from sockets to flows.
 
@@ -64,6 +94,7 @@ class Registry:
         self.handles: dict[int, Handle] = {}
         self.flows: dict[int, Flow] = {}
         self.touched: set[Endpoint] = set()
+        self._holdings: dict[int, Holdings] = {}
         self._flows_of_socket: dict[int, dict[int, Flow]] = {}
         self._flows_towards: dict[Endpoint, dict[int, Flow]] = {}
 
@@ -72,35 +103,63 @@ class Registry:
         """How many entries are kept in all tables."""
         by_place = len(self._flows_of_socket) + len(self._flows_towards)
         under_way = len(self.journal) + len(self.touched)
-        return len(self.handles) + len(self.flows) + by_place + under_way
+        held = len(self._holdings) + len(self.handles) + len(self.flows)
+        return held + by_place + under_way
 
     def open_handle(self, owner: int) -> Handle:
         """A new handle; not journalled, because nothing can fail after it."""
         handle = Handle(self._next_handle_id, owner)
         self._next_handle_id += 1
         self.handles[handle.handle_id] = handle
+        self._holdings.setdefault(owner, Holdings()).handles += 1
         return handle
 
     def close_handle(self, handle: Handle) -> None:
         """Forget a handle that has no flows any more."""
         before = self.handles.copy()
         del self.handles[handle.handle_id]
+        held = self._holdings[handle.owner]
+        held.handles -= 1
+        if not held.handles:
+            del self._holdings[handle.owner]
 
         def undo() -> None:
             self.handles.clear()
             self.handles.update(before)
+            held.handles += 1
+            self._holdings[handle.owner] = held
 
         self.journal.append(undo)
 
-    def handles_of(self, owner: int) -> list[Handle]:
-        """All handles of one process."""
-        return [handle for handle in self.handles.values() if handle.owner == owner]
+    def holdings_of(self, owner: int) -> Holdings:
+        """What one process holds; not to be changed."""
+        return self._holdings.get(owner, _NOTHING)
 
-    def flow_count(self, owner: int, *, at_least: int) -> int:
-        """How many flows a process holds; only counted where it could be as many."""
-        if len(self.flows) < at_least:
-            return 0
-        return sum(len(handle.flows) for handle in self.handles_of(owner))
+    def flows_after(self, after: int, owners: Collection[int] | None = None) -> Iterator[Flow]:
+        """Flows in the order of their ids; nothing may change before the last was taken.
+
+        Args:
+            after: Only those whose ids are above this.
+            owners: Only those of these processes; of all when None.
+        """
+        holdings = self._holdings
+        runs = [
+            self._run(owner, holdings[owner].flow_ids, after)
+            for owner in (holdings if owners is None else owners)
+            if owner in holdings
+        ]
+        for flow_id in runs[0] if len(runs) == 1 else merge(*runs):
+            yield self.flows[flow_id]
+
+    def _run(self, owner: int, flow_ids: list[int], after: int) -> Iterator[int]:
+        """The ids of one process's flows from a place on."""
+        flows = self.flows
+        for place in range(bisect_right(flow_ids, after), len(flow_ids)):
+            flow_id = flow_ids[place]
+            flow = flows.get(flow_id)
+            # One that is long gone can be another process's since.
+            if flow is not None and flow.owner == owner:
+                yield flow_id
 
     def new_flow(self, handle: Handle, settings: Settings, *, is_adaptive: bool) -> Flow:
         """A flow without sockets yet."""
@@ -129,7 +188,7 @@ class Registry:
         self.journal.append(undo)
         return cookies
 
-    def put(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
+    def put(self, flow: Flow, cookie: int, destination: Endpoint, transport: Transport) -> None:
         """Add a (socket, destination) pair to a flow."""
         if cookie not in flow.sockets:
             flow.sockets[cookie] = {}
@@ -137,7 +196,7 @@ class Registry:
         if flow.is_adaptive and flow.host is None:
             flow.host = destination.host()
             self._lead(flow)
-        flow.sockets[cookie][destination] = None
+        flow.sockets[cookie][destination] = transport
         self.journal.append(lambda: self._drop(flow, cookie, destination))
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
@@ -192,11 +251,28 @@ class Registry:
     def _insert(self, flow: Flow) -> None:
         self.flows[flow.flow_id] = flow
         self.handles[flow.handle_id].flows[flow.flow_id] = flow
+        held, flow_id = self._holdings[flow.owner], flow.flow_id
+        held.flows += 1
+        flow_ids = held.flow_ids
+        if not flow_ids or flow_ids[-1] < flow_id:
+            flow_ids.append(flow_id)
+        else:
+            # Ids began anew, or the end of a flow is undone, which may still be in the list.
+            place = bisect_left(flow_ids, flow_id)
+            if flow_ids[place] != flow_id:
+                flow_ids.insert(place, flow_id)
         self._lead(flow)
 
     def _delete(self, flow: Flow) -> None:
         del self.flows[flow.flow_id]
         del self.handles[flow.handle_id].flows[flow.flow_id]
+        held = self._holdings[flow.owner]
+        held.flows -= 1
+        flow_ids = held.flow_ids
+        if flow_ids[-1] == flow.flow_id:
+            flow_ids.pop()
+        if 4 * len(flow_ids) > 5 * held.flows + _FEW_IDS:
+            held.flow_ids = list(self._run(flow.owner, flow_ids, 0))
         if flow.host is not None:
             flows = self._flows_towards[flow.host]
             del flows[flow.flow_id]

@@ -38,6 +38,8 @@ _BITS_NS = 8 * 1_000_000_000
 SMOOTHING_NS, LEAST_NS = 1_000_000_000, 50_000_000
 # Counters that were read so long ago say nothing of the time since.
 LONGEST_NS = 10_000_000_000
+# And after so long nobody takes their rate for what is sent now: a few readings of the slowest.
+STALE_NS = 3_000_000_000
 
 
 @value
@@ -54,15 +56,24 @@ class LinkLoad:
 
 
 @dataclass(slots=True)
-class _Meter:
-    """A rate from a count that grows."""
+class Meter:
+    """A rate from a count that grows.
+
+    Attributes:
+        count: Bytes, at the last reading.
+        at_ns: When that was.
+        rate_bps: Smoothed.
+        seen_bps: What the last reading found by itself.
+        lately_bps: The higher of the last two of these.
+        readings: How many have found a rate since the count began.
+    """
 
     count: int
     at_ns: int
     rate_bps: float = 0.0
-    # What the last reading found by itself, and the higher of the last two.
     seen_bps: float = 0.0
     lately_bps: float = 0.0
+    readings: int = 0
 
     @property
     def used_bps(self) -> float:
@@ -77,13 +88,21 @@ class _Meter:
         if count < self.count or elapsed_ns > LONGEST_NS:
             # Another socket or interface, or too long ago.
             self.rate_bps = self.seen_bps = self.lately_bps = 0.0
+            self.readings = 0
         else:
             seen_bps = (count - self.count) * _BITS_NS / elapsed_ns
             weight = min(1.0, elapsed_ns / SMOOTHING_NS)
             self.rate_bps += weight * (seen_bps - self.rate_bps)
             self.seen_bps, self.lately_bps = seen_bps, max(seen_bps, self.seen_bps)
+            self.readings += 1
         self.count, self.at_ns = count, now_ns
         return self.rate_bps
+
+    def now_bps(self, now_ns: int) -> int | None:
+        """What is sent now: by the last reading; None where that says nothing of now."""
+        if not self.readings or now_ns - self.at_ns > STALE_NS:
+            return None
+        return round(self.seen_bps)
 
 
 class Usage:
@@ -94,8 +113,8 @@ class Usage:
         self._paths = paths
         self._ledger = ledger
         # By the id of a flow, which has one socket; and by the index of an interface.
-        self._flows: dict[int, _Meter] = {}
-        self._links: dict[int, _Meter] = {}
+        self._flows: dict[int, Meter] = {}
+        self._links: dict[int, Meter] = {}
 
     @property
     def entry_count(self) -> int:
@@ -107,6 +126,11 @@ class Usage:
         self._flows.pop(flow.flow_id, None)
         if self._links and next(self._measured(), None) is None:
             self._links.clear()
+
+    def sending_bps(self, flow: Flow, now_ns: int) -> int | None:
+        """What a flow sends now, TCP's payload; None where nobody counts."""
+        meter = self._flows.get(flow.flow_id)
+        return None if meter is None else meter.now_bps(now_ns)
 
     def _measured(self) -> Iterator[tuple[Path, Flow, int]]:
         """Each flow on a measured path, with its socket."""
@@ -129,7 +153,7 @@ class Usage:
         # Of each interface: what TCP flows send there, and the UDP flows under contract.
         tcp_bps: dict[int, float] = {}
         udp: dict[int, list[tuple[Path, int]]] = {}
-        meters: dict[int, _Meter] = {}
+        meters: dict[int, Meter] = {}
         for path, flow, cookie in self._measured():
             own_bps.setdefault(path, 0.0)
             counted = counters.get(cookie)
@@ -141,17 +165,17 @@ class Usage:
                 if flow.held_bps:
                     udp.setdefault(interface, []).append((path, flow.held_bps))
                 continue
-            meter = self._flows.get(flow.flow_id) or _Meter(counted.sent_bytes, now_ns)
+            meter = self._flows.get(flow.flow_id) or Meter(counted.sent_bytes, now_ns)
             meters[flow.flow_id] = meter
             rate_bps = meter.read(counted.sent_bytes, now_ns)
             tcp_bps[interface] = tcp_bps.get(interface, 0.0) + rate_bps
             own_bps[path] += min(meter.used_bps, flow.held_bps)
         self._flows = meters
         used = {path.facts.interface for path in own_bps if path.facts is not None}
-        links: dict[int, _Meter] = {}
+        links: dict[int, Meter] = {}
         for interface in used & loads.keys():
             load = loads[interface]
-            link = links[interface] = self._links.get(interface) or _Meter(load.sent_bytes, now_ns)
+            link = links[interface] = self._links.get(interface) or Meter(load.sent_bytes, now_ns)
             sent_bps = link.read(load.sent_bytes, now_ns)
             shares = udp.get(interface, [])
             held_bps = sum(rate_bps for _, rate_bps in shares)
