@@ -1,1 +1,14 @@
-"""The control protocol between programs and the service, without IO."""
+"""The control protocol between programs and the service, without IO.
+
+An AF_UNIX SOCK_SEQPACKET connection is a handle; each packet is one JSON object whose ``type``
+says what it is. Docs: ``docs/control-protocol.md``.
+
+============  ==========================================================================
+`messages`    every packet, the limits, bytes to packets and back
+`rows`        what lists and the status consist of
+`values`      what answers hold: values of the model as JSON and back, pages of lists
+`serving`     `ServiceEnd`: the service's end of one connection
+`asking`      `ClientEnd`: the program's end
+`errors`      `ProtocolError`
+============  ==========================================================================
+"""

@@ -1,0 +1,388 @@
+"""Every packet of the control protocol, and bytes to packets and back.
+
+A packet is one JSON object; its ``type`` is the class's name in small letters. What each one
+means, with examples, is in ``docs/control-protocol.md``; this module is the same as types.
+
+What makes a packet unreadable (no JSON, an unknown type, a field that is missing or of another
+JSON type, an id out of range) breaks the protocol. What is readable and makes no sense, such as
+a port of 70,000 or traffic type 9, is a request like others, which is refused in its turn; so
+numbers are plain integers here. Unknown fields are ignored, which lets later versions add some.
+
+Structs without containers are left out of garbage collection (``gc=False``): they are made and
+dropped by the ten thousand a second, and cannot be part of a cycle.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+from openqwave.ipc.errors import ProtocolError, reason_of
+from openqwave.ipc.rows import BackendRow as BackendRow
+from openqwave.ipc.rows import FlowRow as FlowRow
+from openqwave.ipc.rows import MemoryRow as MemoryRow
+from openqwave.ipc.rows import PathRow as PathRow
+from openqwave.ipc.rows import SinkRow as SinkRow
+from openqwave.ipc.rows import SocketRow as SocketRow
+from openqwave.ipc.rows import StatusRow as StatusRow
+
+PROTOCOL_VERSION: Final = 1
+# Optional parts of the protocol that this code knows; version 1 has none.
+FEATURES: Final[tuple[str, ...]] = ()
+
+# A request is short: the longest has an address and a handful of numbers.
+MAX_REQUEST_BYTES: Final = 4_096
+# A page of a list is the longest answer. Linux sends packets up to net.core.wmem_default, which
+# is 212,992 unless somebody changed it.
+MAX_ANSWER_BYTES: Final = 65_536
+# SCM_RIGHTS takes 253 at once; a flow whose sockets are more is reached by those that come.
+MAX_DESCRIPTORS: Final = 16
+MAX_PROGRAM_CHARS: Final = 64
+# Integers up to here are the same in every JSON library, also in those that have doubles only.
+MAX_ID: Final = (1 << 53) - 1
+# A descriptor's number is an int of C.
+_MAX_NUMBER: Final = (1 << 31) - 1
+
+Id: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
+
+
+def _tag(class_name: str) -> str:
+    """``AddSocket`` -> ``add_socket``."""
+    words = "".join(f"_{one.lower()}" if one.isupper() else one for one in class_name)
+    return words.lstrip("_")
+
+
+class _Packet(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag=_tag
+):
+    """What all packets are."""
+
+
+# -- from the program ------------------------------------------------------------------
+
+
+class Hello(_Packet, frozen=True):
+    """The first packet, exactly once.
+
+    Attributes:
+        version: The highest version that the program speaks, 1 or more.
+        features: The optional parts that it can make use of.
+        program: What it calls itself, for people; 64 characters at most.
+    """
+
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    features: tuple[str, ...]
+    program: Annotated[str, msgspec.Meta(max_length=MAX_PROGRAM_CHARS)]
+
+
+class AddSocket(_Packet, frozen=True):
+    """Put a socket into a flow; the answer is the flow's id.
+
+    One descriptor comes along, or none where the program's could not be read as a socket.
+
+    Attributes:
+        id: Names the request.
+        flow: 0 makes a flow; otherwise the flow to join.
+        traffic_type: 0 to 5, as `openqwave.model.flow.TrafficType`.
+        adaptive: Whether the flow is admitted against its path.
+        address: Where packets go, as text; None for a connected socket's peer.
+        port: 0 to 65535.
+        scope_id: Interface index for an IPv6 link-local address.
+        number: The program's own number of the descriptor, as a hint where to find it again;
+            -1 for none.
+    """
+
+    id: Id
+    flow: int
+    traffic_type: int
+    adaptive: bool
+    address: str | None
+    port: int
+    scope_id: int = 0
+    number: Annotated[int, msgspec.Meta(ge=-1, le=_MAX_NUMBER)] = -1
+
+
+class RemoveSocket(_Packet, frozen=True):
+    """Take a socket out of a flow, or all of them, which ends it; the answer is null.
+
+    Attributes:
+        id: Names the request.
+        flow: The flow.
+        whole: All sockets. Otherwise the one whose descriptor comes along.
+    """
+
+    id: Id
+    flow: int
+    whole: bool
+
+
+class SetTrafficType(_Packet, frozen=True):
+    """Change the flow's traffic type; the answer is null."""
+
+    id: Id
+    flow: int
+    traffic_type: int
+
+
+class SetRate(_Packet, frozen=True):
+    """Change the flow's contract; the answer is null.
+
+    Attributes:
+        id: Names the request.
+        flow: The flow.
+        rate_bps: Bit/s with IP and transport headers; 0 ends the contract, None asks for the
+            default share.
+        shaping: 0 to 2, as `openqwave.model.flow.Shaping`.
+        reason: 0 to 4, as `openqwave.model.flow.RateReason`.
+        overlapped: Wait for the path to be known as long as it takes.
+        self_paced: The program holds itself to the rate.
+    """
+
+    id: Id
+    flow: int
+    rate_bps: int | None
+    shaping: int
+    reason: int
+    overlapped: bool = False
+    self_paced: bool = False
+
+
+class SetDscp(_Packet, frozen=True):
+    """Mark the flow with one exact code point, 0 to 63; the answer is null."""
+
+    id: Id
+    flow: int
+    dscp: int
+
+
+class Query(_Packet, frozen=True):
+    """Ask about a flow.
+
+    Attributes:
+        id: Names the request.
+        flow: The flow.
+        question: ``fundamentals``, ``packet_priority``, ``outgoing_rate`` or ``path``.
+        fresh: Only what is measured from now on will do.
+        overlapped: Wait for it as long as it takes.
+    """
+
+    id: Id
+    flow: int
+    question: str
+    fresh: bool = False
+    overlapped: bool = False
+
+
+class Notify(_Packet, frozen=True):
+    """Be told once when a condition holds; the answer is null, then.
+
+    Attributes:
+        id: Names the request.
+        flow: The flow.
+        kind: 0 to 2, as `openqwave.model.flow.NoticeKind`.
+        rate_bps: The rate that is waited for, where the kind is 2; else None.
+    """
+
+    id: Id
+    flow: int
+    kind: int
+    rate_bps: int | None
+
+
+class StartTracking(_Packet, frozen=True):
+    """Take an interest in the path to a host; the answer is null."""
+
+    id: Id
+    address: str
+    scope_id: int = 0
+
+
+class StopTracking(_Packet, frozen=True):
+    """Lose the interest; the answer is null."""
+
+    id: Id
+    address: str
+    scope_id: int = 0
+
+
+class EnumerateFlows(_Packet, frozen=True):
+    """A page of the ids of all flows, ascending, those above `after`; for administrators."""
+
+    id: Id
+    after: int = 0
+
+
+class Cancel(_Packet, frozen=True):
+    """Abort a request that is pending; `request` is its id. The answer is null."""
+
+    id: Id
+    request: int
+
+
+class Check(_Packet, frozen=True):
+    """Is the handle fit for use? The answer is null."""
+
+    id: Id
+
+
+class Close(_Packet, frozen=True):
+    """End the handle; the answer is null, and nothing follows it."""
+
+    id: Id
+
+
+class ListFlows(_Packet, frozen=True):
+    """A page of `FlowRow`, those with ids above `after`."""
+
+    id: Id
+    after: int = 0
+
+
+class ListPaths(_Packet, frozen=True):
+    """A page of `PathRow`, those that come after the first `after`."""
+
+    id: Id
+    after: int = 0
+
+
+class AskStatus(_Packet, frozen=True, tag="status"):
+    """How the service is: a `StatusRow`."""
+
+    id: Id
+
+
+Request: TypeAlias = (
+    AddSocket
+    | RemoveSocket
+    | SetTrafficType
+    | SetRate
+    | SetDscp
+    | Query
+    | Notify
+    | StartTracking
+    | StopTracking
+    | EnumerateFlows
+    | Cancel
+    | Check
+    | Close
+    | ListFlows
+    | ListPaths
+    | AskStatus
+)
+
+# -- from the service --------------------------------------------------------------------
+
+
+class Welcome(_Packet, frozen=True):
+    """The answer to `Hello`.
+
+    Attributes:
+        version: What is spoken from here on: the lower one of both ends' highest.
+        features: The optional parts that both know.
+        service: What the service is, for people.
+        lends: Send descriptors of the flow's sockets along with each request about a flow.
+    """
+
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    features: tuple[str, ...]
+    service: str
+    lends: bool
+
+
+class Farewell(_Packet, frozen=True):
+    """The service closes the connection, and says why; the last packet."""
+
+    code: int
+    name: str
+    detail: str
+
+
+class Answer(_Packet, frozen=True):
+    """A request was done.
+
+    Attributes:
+        id: The request.
+        value: What it was asked for, as JSON; see `openqwave.ipc.values`.
+    """
+
+    id: Id
+    value: msgspec.Raw
+
+
+class Refused(_Packet, frozen=True):
+    """A request was not done.
+
+    Attributes:
+        id: The request.
+        code: The Win32 error number.
+        name: Its name.
+        detail: A sentence that says what to do.
+    """
+
+    id: Id
+    code: int
+    name: str
+    detail: str
+
+
+class Pending(_Packet, frozen=True):
+    """A request waits; `Answer` or `Refused` of the same id follows."""
+
+    id: Id
+
+
+class Lost(_Packet, frozen=True):
+    """The handle is lost; all that can be done with it is to close it."""
+
+    code: int
+    name: str
+    detail: str
+
+
+Reply: TypeAlias = Welcome | Farewell | Answer | Refused | Pending | Lost
+
+# -- bytes and packets -------------------------------------------------------------------
+
+_ENCODER: Final = msgspec.json.Encoder()
+_REQUESTS: Final[msgspec.json.Decoder[Hello | Request]] = msgspec.json.Decoder(Hello | Request)
+_REPLIES: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
+
+
+def encode_packet(packet: object) -> bytes:
+    """A packet, or a value or row of one, as bytes.
+
+    Names of programs and files may be no UTF-8, which Python holds as lone surrogates and JSON
+    cannot say; each of those becomes a question mark.
+    """
+    try:
+        return _ENCODER.encode(packet)
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(packet), ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
+def decode_request(data: bytes) -> Hello | Request:
+    """What a program said.
+
+    Raises:
+        ProtocolError: It is none of the packets that programs send.
+    """
+    try:
+        return _REQUESTS.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Bytes that are no UTF-8 are a ValueError, nesting without end a RecursionError.
+        raise ProtocolError(reason_of(error)) from None
+
+
+def decode_reply(data: bytes) -> Reply:
+    """What the service said.
+
+    Raises:
+        ProtocolError: It is none of the packets that services send.
+    """
+    try:
+        return _REPLIES.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(reason_of(error)) from None

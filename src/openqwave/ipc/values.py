@@ -1,0 +1,392 @@
+"""What answers hold: values of the model as JSON, and back.
+
+The service writes with `value_to_json` and the pages, the program reads with the functions that
+end in ``_of``. Objects are flat, addresses are text, enumerations are words; what is not known is
+null or left out. A program may be spoken to by a service that is newer or broken, so everything
+is checked when it is read, and what is wrong ends in `ProtocolError`.
+
+Lists come in pages, because a packet has an end. A page says whether there is more, and the next
+one is asked for by where this one ended.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+
+import msgspec
+
+from openqwave.ipc.errors import ProtocolError, reason_of
+from openqwave.ipc.messages import MAX_ANSWER_BYTES, FlowRow, PathRow, StatusRow, encode_packet
+from openqwave.model.endpoint import Endpoint
+from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
+from openqwave.model.flow import PacketPriority
+from openqwave.model.path import LinkType, PathFacts, PathStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+# What the engine answers requests with.
+Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | PathStatus | None"
+
+_T = TypeVar("_T")
+
+# What of a packet is not the page: ``{"type":"answer","id":9007199254740991,"value":{"flows":``
+# and ``,"more":false}}``, with room to spare.
+_ENVELOPE_BYTES: Final = 256
+PAGE_BYTES: Final = MAX_ANSWER_BYTES - _ENVELOPE_BYTES
+
+_NULL: Final = b"null"
+
+
+class _FundamentalsValue(msgspec.Struct, frozen=True, gc=False):
+    bottleneck_bps: int | None = None
+    available_bps: int | None = None
+    rtt_ns: int | None = None
+
+
+class _PriorityValue(msgspec.Struct, frozen=True, gc=False):
+    conformant_dscp: int
+    non_conformant_dscp: int
+    conformant_pcp: int
+    non_conformant_pcp: int
+
+
+class _PathValue(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """`PathStatus`, flat; `interface` is there where the way is known."""
+
+    host: str
+    scope_id: int = 0
+    interface: int | None = None
+    interface_name: str = ""
+    source: str = ""
+    gateway: str = ""
+    mtu_bytes: int = 0
+    link_type: str = LinkType.WIRED.value
+    speed_bps: int = 0
+    bottleneck_bps: int | None = None
+    available_bps: int | None = None
+    rtt_ns: int | None = None
+    available_low_bps: int | None = None
+    confidence: float = 0.0
+    age_ns: int | None = None
+    congested: bool | None = None
+    congestion_reason: str | None = None
+    congestion_detail: str = ""
+    held_bps: int = 0
+    own_bps: int | None = None
+    sent_bytes: int = 0
+    obstacle: str = ""
+
+
+class _FlowIds(msgspec.Struct, frozen=True, gc=False):
+    flows: tuple[int, ...]
+    more: bool
+
+
+class _FlowRows(msgspec.Struct, frozen=True):
+    flows: tuple[FlowRow, ...]
+    more: bool
+
+
+class _PathRows(msgspec.Struct, frozen=True):
+    paths: tuple[PathRow, ...]
+    more: bool
+
+
+_FUNDAMENTALS: Final = msgspec.json.Decoder(_FundamentalsValue)
+_PRIORITY: Final = msgspec.json.Decoder(_PriorityValue)
+_PATH: Final = msgspec.json.Decoder(_PathValue)
+_NUMBER: Final = msgspec.json.Decoder(int)
+_STATUS: Final = msgspec.json.Decoder(StatusRow)
+_PAGES: Final[dict[type, msgspec.json.Decoder[Any]]] = {
+    int: msgspec.json.Decoder(_FlowIds),
+    FlowRow: msgspec.json.Decoder(_FlowRows),
+    PathRow: msgspec.json.Decoder(_PathRows),
+}
+
+_REASON_BY_WORD: Final = {reason.name.lower(): reason for reason in CongestionReason}
+_LINK_BY_WORD: Final = {link.value: link for link in LinkType}
+
+
+# -- the service writes --------------------------------------------------------------------
+
+
+def value_to_json(value: Value) -> bytes:
+    """An engine's answer as the `value` of a packet.
+
+    Args:
+        value: What the engine answered; ids of flows become the first page of them.
+
+    Returns:
+        JSON, `MAX_ANSWER_BYTES` at most with its packet.
+    """
+    if value is None:
+        return _NULL
+    match value:
+        case int():
+            return encode_packet(value)
+        case tuple():
+            return flow_id_page(value)
+        case Fundamentals():
+            return encode_packet(
+                _FundamentalsValue(value.bottleneck_bps, value.available_bps, value.rtt_ns)
+            )
+        case PacketPriority():
+            return encode_packet(
+                _PriorityValue(
+                    value.conformant_dscp,
+                    value.non_conformant_dscp,
+                    value.conformant_pcp,
+                    value.non_conformant_pcp,
+                )
+            )
+        case PathStatus():
+            return encode_packet(_path_value(value))
+
+
+def _path_value(status: PathStatus) -> _PathValue:
+    facts, found, verdict = status.facts, status.fundamentals, status.congestion
+    return _PathValue(
+        host=str(status.host.address),
+        scope_id=status.host.scope_id,
+        interface=None if facts is None else facts.interface,
+        interface_name="" if facts is None else facts.interface_name,
+        source="" if facts is None else _text(facts.source),
+        gateway="" if facts is None else _text(facts.gateway),
+        mtu_bytes=0 if facts is None else facts.mtu_bytes,
+        link_type=(LinkType.WIRED if facts is None else facts.link_type).value,
+        speed_bps=0 if facts is None else facts.speed_bps,
+        bottleneck_bps=found.bottleneck_bps,
+        available_bps=found.available_bps,
+        rtt_ns=found.rtt_ns,
+        available_low_bps=status.available_low_bps,
+        confidence=status.confidence,
+        age_ns=status.age_ns,
+        congested=verdict.is_congested,
+        congestion_reason=None if verdict.reason is None else verdict.reason.name.lower(),
+        congestion_detail=verdict.detail,
+        held_bps=status.held_bps,
+        own_bps=status.own_bps,
+        sent_bytes=status.sent_bytes,
+        obstacle=status.obstacle,
+    )
+
+
+def _text(packed: bytes) -> str:
+    return str(ip_address(packed)) if packed else ""
+
+
+def flow_id_page(ids: Sequence[int], after: int = 0) -> bytes:
+    """The value of an answer to ``enumerate_flows``.
+
+    Args:
+        ids: All of them, ascending.
+        after: The last one that the peer knows of.
+    """
+    rest = ids[bisect_right(ids, after) :]
+    data, more = page(rest, encode_packet)
+    return b'{"flows":%b,"more":%b}' % (data, _bool(more))
+
+
+def flow_page(rows: Iterable[FlowRow]) -> bytes:
+    """The value of an answer to ``list_flows``: as many rows as go into it."""
+    data, more = page(rows, encode_packet)
+    return b'{"flows":%b,"more":%b}' % (data, _bool(more))
+
+
+def path_page(rows: Iterable[PathRow]) -> bytes:
+    """The value of an answer to ``list_paths``: as many rows as go into it."""
+    data, more = page(rows, encode_packet)
+    return b'{"paths":%b,"more":%b}' % (data, _bool(more))
+
+
+def status_to_json(row: StatusRow) -> bytes:
+    """The value of an answer to ``status``."""
+    return encode_packet(row)
+
+
+def page(rows: Iterable[_T], encode: Callable[[_T], bytes]) -> tuple[bytes, bool]:
+    """As many rows as go into one answer.
+
+    Rows are taken one by one, so making them may be left to an iterator: those of later pages
+    are not made. A row that is too long for any page is left out, because a reader who asks
+    for what comes after the last row it got would come to it again and again.
+
+    Args:
+        rows: What the page begins with, in order.
+        encode: A row as JSON.
+
+    Returns:
+        A JSON array of `PAGE_BYTES` at most, and whether there is more.
+    """
+    taken: list[bytes] = []
+    # The brackets; each row costs a comma, and the last one's is not there.
+    size = 1
+    for row in rows:
+        data = encode(row)
+        if len(data) + 2 > PAGE_BYTES:
+            continue
+        size += len(data) + 1
+        if size > PAGE_BYTES:
+            return b"[%b]" % b",".join(taken), True
+        taken.append(data)
+    return b"[%b]" % b",".join(taken), False
+
+
+def _bool(flag: bool) -> bytes:
+    return b"true" if flag else b"false"
+
+
+# -- the program reads ---------------------------------------------------------------------
+
+
+def fundamentals_of(raw: bytes) -> Fundamentals:
+    """Read an answer to the question ``fundamentals``.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    read = _read(_FUNDAMENTALS, raw)
+    return Fundamentals(read.bottleneck_bps, read.available_bps, read.rtt_ns)
+
+
+def packet_priority_of(raw: bytes) -> PacketPriority:
+    """Read an answer to the question ``packet_priority``.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    read = _read(_PRIORITY, raw)
+    return PacketPriority(
+        read.conformant_dscp,
+        read.non_conformant_dscp,
+        read.conformant_pcp,
+        read.non_conformant_pcp,
+    )
+
+
+def path_status_of(raw: bytes) -> PathStatus:
+    """Read an answer to the question ``path``.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    read = _read(_PATH, raw)
+    host = Endpoint(_packed(read.host), 0, read.scope_id)
+    facts = None
+    if read.interface is not None:
+        facts = PathFacts(
+            host=host,
+            interface=read.interface,
+            interface_name=read.interface_name,
+            source=_packed(read.source) if read.source else b"",
+            gateway=_packed(read.gateway) if read.gateway else b"",
+            mtu_bytes=read.mtu_bytes,
+            link_type=_word(_LINK_BY_WORD, read.link_type, "kind of link"),
+            speed_bps=read.speed_bps,
+        )
+    reason = read.congestion_reason
+    return PathStatus(
+        host=host,
+        facts=facts,
+        fundamentals=Fundamentals(read.bottleneck_bps, read.available_bps, read.rtt_ns),
+        available_low_bps=read.available_low_bps,
+        confidence=read.confidence,
+        age_ns=read.age_ns,
+        congestion=Congestion(
+            read.congested,
+            None if reason is None else _word(_REASON_BY_WORD, reason, "reason of congestion"),
+            read.congestion_detail,
+        ),
+        held_bps=read.held_bps,
+        own_bps=read.own_bps,
+        sent_bytes=read.sent_bytes,
+        obstacle=read.obstacle,
+    )
+
+
+def rate_of(raw: bytes) -> int:
+    """Read an answer to the question ``outgoing_rate``: bit/s.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    rate_bps = _read(_NUMBER, raw)
+    if rate_bps < 0:
+        raise ProtocolError(f"a rate of {rate_bps} bit/s")
+    return rate_bps
+
+
+def flow_id_of(raw: bytes) -> int:
+    """Read the answer to ``add_socket``.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    flow_id = _read(_NUMBER, raw)
+    if flow_id < 1:
+        raise ProtocolError(f"flow {flow_id}")
+    return flow_id
+
+
+def nothing_of(raw: bytes) -> None:
+    """Read an answer that holds nothing.
+
+    Raises:
+        ProtocolError: It holds something.
+    """
+    if bytes(raw) != _NULL:
+        raise ProtocolError("an answer that should be null is not")
+
+
+def page_of(raw: bytes, kind: type[_T]) -> tuple[tuple[_T, ...], bool]:
+    """Read a page of a list.
+
+    Args:
+        raw: The answer.
+        kind: What it is a list of: int (ids of flows), `FlowRow` or `PathRow`.
+
+    Returns:
+        The rows, and whether there is more.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    read = _read(_PAGES[kind], raw)
+    rows = read.paths if kind is PathRow else read.flows
+    if read.more and not rows:
+        # Whoever follows it would ask for ever.
+        raise ProtocolError("a page without rows says that there is more")
+    return cast("tuple[_T, ...]", rows), read.more
+
+
+def status_of(raw: bytes) -> StatusRow:
+    """Read the answer to ``status``.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    return _read(_STATUS, raw)
+
+
+def _read(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(reason_of(error)) from None
+
+
+def _packed(text: str) -> bytes:
+    try:
+        return ip_address(text).packed
+    except ValueError as error:
+        raise ProtocolError(reason_of(error)) from None
+
+
+def _word(words: dict[str, _T], word: str, what: str) -> _T:
+    found = words.get(word)
+    if found is None:
+        raise ProtocolError(f"{reason_of(ValueError(word))!r} is no {what}")
+    return found
