@@ -241,6 +241,8 @@ class ClientEnd:
         if isinstance(message, ms.Welcome):
             if message.version > ms.PROTOCOL_VERSION:
                 raise ProtocolError(f"version {message.version} was not offered")
+            if not set(message.features) <= set(self._features):
+                raise ProtocolError("features that were not offered")
             self._state = state
             self._events.append(Welcomed(message))
             return

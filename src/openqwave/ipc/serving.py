@@ -156,7 +156,8 @@ class ServiceEnd:
         self._state = State.NEW
         self._events: deque[Event] = deque()
         self._packets: deque[bytes] = deque()
-        self._outstanding: set[int] = set()
+        # The requests that have not ended: was the peer told that they wait?
+        self._outstanding: dict[int, bool] = {}
         self._offered: tuple[str, ...] = ()
         self._loss: Refusal | None = None
         self._closing_id = 0
@@ -217,15 +218,18 @@ class ServiceEnd:
             self._violate(f"{descriptors} descriptors with {kind.__name__}")
             return
         if isinstance(message, ms.Hello):
+            self._state = state
             self._offered = message.features
             self._events.append(Opened(message))
-        elif message.id in self._outstanding:
+            return
+        if message.id in self._outstanding:
             self._violate(f"request {message.id} is under way already")
             return
-        elif not self._is_refused(message):
-            self._outstanding.add(message.id)
-            self._events.append(Asked(message))
+        # Before anything is queued, which may be the end of the connection.
         self._state = state
+        if not self._is_refused(message):
+            self._outstanding[message.id] = False
+            self._events.append(Asked(message))
 
     def _is_refused(self, message: ms.Request) -> bool:
         """Refuse here what is not the service's to answer."""
@@ -293,7 +297,7 @@ class ServiceEnd:
                 ),
             )
             return
-        self._outstanding.discard(request_id)
+        del self._outstanding[request_id]
         self._queue(packet)
         if request_id == self._closing_id:
             self._end()
@@ -302,14 +306,15 @@ class ServiceEnd:
         """End a request with a refusal."""
         if request_id not in self._outstanding:
             return
-        self._outstanding.discard(request_id)
+        del self._outstanding[request_id]
         self._send_refused(request_id, refusal)
         if request_id == self._closing_id:
             self._end()
 
     def postpone(self, request_id: int) -> None:
         """Tell that a request waits; its end follows later."""
-        if request_id in self._outstanding:
+        if self._outstanding.get(request_id) is False:
+            self._outstanding[request_id] = True
             self._queue(ms.encode_packet(ms.Pending(request_id)))
 
     def lose(self, refusal: Refusal) -> None:

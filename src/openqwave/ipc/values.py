@@ -63,7 +63,7 @@ class _PathValue(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     source: str = ""
     gateway: str = ""
     mtu_bytes: int = 0
-    link_type: str = LinkType.WIRED.value
+    link_type: str = ""
     speed_bps: int = 0
     bottleneck_bps: int | None = None
     available_bps: int | None = None
@@ -156,7 +156,7 @@ def _path_value(status: PathStatus) -> _PathValue:
         source="" if facts is None else _text(facts.source),
         gateway="" if facts is None else _text(facts.gateway),
         mtu_bytes=0 if facts is None else facts.mtu_bytes,
-        link_type=(LinkType.WIRED if facts is None else facts.link_type).value,
+        link_type="" if facts is None else facts.link_type.value,
         speed_bps=0 if facts is None else facts.speed_bps,
         bottleneck_bps=found.bottleneck_bps,
         available_bps=found.available_bps,
