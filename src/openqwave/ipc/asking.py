@@ -222,7 +222,7 @@ class ClientEnd:
             case ms.Answer(id=request_id, value=raw):
                 self._finish(Answered(request_id, bytes(raw)))
             case ms.Refused(id=request_id, code=code, name=name, detail=detail):
-                self._finish(Refusing(request_id, _refusal(code, name, detail)))
+                self._finish(Refusing(request_id, refusal_told(code, name, detail)))
             case ms.Pending(id=request_id):
                 is_close, was_postponed = self._of(request_id)
                 if was_postponed:
@@ -246,7 +246,7 @@ class ClientEnd:
             self._state = state
             self._events.append(Welcomed(message))
             return
-        refusal = _refusal(message.code, message.name, message.detail)
+        refusal = refusal_told(message.code, message.name, message.detail)
         if isinstance(message, ms.Lost):
             self._state = state
             self._events.append(HandleLost(refusal))
@@ -282,8 +282,14 @@ class ClientEnd:
         return self._events.popleft() if self._events else None
 
 
-def _refusal(code: int, name: str, detail: str) -> Refusal:
-    """A refusal as a service told it; one with a code of later times is a general failure."""
+def refusal_told(code: int, name: str, detail: str) -> Refusal:
+    """A refusal from the fields that packets have of it.
+
+    Args:
+        code: The Win32 error number; one of later times becomes ERROR_GEN_FAILURE.
+        name: Its name.
+        detail: The sentence.
+    """
     try:
         return Refusal(ErrorCode(code), detail)
     except ValueError:

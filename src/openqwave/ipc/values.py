@@ -315,7 +315,7 @@ def rate_of(raw: bytes) -> int:
     """
     rate_bps = _read(_NUMBER, raw)
     if rate_bps < 0:
-        raise ProtocolError(f"a rate of {rate_bps} bit/s")
+        raise ProtocolError("a rate is below 0")
     return rate_bps
 
 
@@ -327,7 +327,7 @@ def flow_id_of(raw: bytes) -> int:
     """
     flow_id = _read(_NUMBER, raw)
     if flow_id < 1:
-        raise ProtocolError(f"flow {flow_id}")
+        raise ProtocolError("the id of a flow is below 1")
     return flow_id
 
 
