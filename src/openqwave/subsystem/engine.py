@@ -2,9 +2,9 @@
 
 The engine is driven by what clients ask, by the outcome of an `Apply`, by sockets that
 turned out to be gone, by what experiments and routes tell of paths, by what the kernel
-counted for flows, by time, and by an interruption (the machine slept). It reads no clock,
-opens nothing and calls nobody; the same engine sits inside the library and inside the
-service.
+counted for flows, by time, by a policy that changes, and by interruptions (the machine
+slept, an interface was made anew). It reads no clock, opens nothing and calls nobody; the
+same engine sits inside the library and inside the service.
 
 A request that needs the kernel takes two steps. The first changes the registry, and
 answers `Apply` with the desired state; the second, `receive_applied`, either keeps the
@@ -47,13 +47,14 @@ from openqwave.subsystem.path import Path
 from openqwave.subsystem.paths import Paths
 from openqwave.subsystem.pending import WANT_OF, Pending, PendingRequests, Want
 from openqwave.subsystem.registry import Handle, Registry
+from openqwave.subsystem.remarking import Remarking
 from openqwave.subsystem.timers import Timers
 from openqwave.subsystem.tracking import Tracking
 from openqwave.subsystem.usage import Usage
 from openqwave.subsystem.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Container, Iterable, Mapping
 
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
@@ -72,13 +73,15 @@ class _Change:
     """A registry change that waits for the kernel.
 
     `flow_id` names the flow that the caller believes in: should all its sockets turn out
-    to be gone, the caller must hear so. `is_final` marks what cannot be refused any more.
+    to be gone, the caller must hear so. `is_final` marks what cannot be refused any more,
+    `is_remarking` what a new policy wants.
     """
 
     cookies: tuple[int, ...]
     value: Value
     flow_id: int = 0
     is_final: bool = False
+    is_remarking: bool = False
 
 
 @value
@@ -128,11 +131,14 @@ class Engine:
         self._notices = Notices(self._paths, self._ledger)
         self._tracking = Tracking(self._notices, self._paths, policy)
         self._usage = Usage(self._registry, self._paths, self._ledger)
+        self._remarking = Remarking(self._registry)
         self._views = Views(self._registry, self._paths, self._notices, self._usage)
         self._now_ns = 0
         self._open_change: tuple[int | None, _Change] | None = None
         # The request that had waited, of which that is the change, if it did.
         self._waited: Pending | None = None
+        # Handles that were lost, of which nobody has been told.
+        self._lost: dict[int, None] = {}
         # Answers to other requests than the one at hand, experiments that are to be begun or
         # ended, and flows whose waiting requests become answers once the change that ends them
         # is kept.
@@ -190,7 +196,8 @@ class Engine:
         if handle.is_lost:
             return _no(
                 ErrorCode.ERROR_DEVICE_REINITIALIZATION_NEEDED,
-                "the handle was lost to a suspend or a restart: close it and open a new one",
+                "the handle was lost to a suspend, a restart or an interface that was made anew: "
+                "close it and open a new one",
             )
         return None
 
@@ -200,6 +207,8 @@ class Engine:
             raise RuntimeError("an outcome came without a plan")
         request_id, change = self._open_change
         self._open_change = None
+        if change.is_remarking:
+            self._remarking.settle(is_applied=isinstance(outcome, Applied))
         if isinstance(outcome, Applied):
             return self._settle(request_id, change, outcome.gone)
         if change.is_final:
@@ -214,6 +223,7 @@ class Engine:
         """
         opened, self._open_change = self._open_change, None
         self._registry.roll_back()
+        self._remarking.put_back()
         self._ending.clear()
         waited, self._waited = self._waited, None
         if waited is not None:
@@ -244,6 +254,21 @@ class Engine:
         """What is known of the path to a host now; None when it can no longer be measured."""
         self._take_in(now_ns)
         self._give_turns(self._paths.see(host, view, now_ns=now_ns))
+        return self._go_on()
+
+    def receive_recalled(self, host: Endpoint, view: PathView, *, now_ns: int) -> list[Effect]:
+        """What was known of a path before experiments on it were begun.
+
+        It counts like any view of its age, unless experiments have told more, or the machine slept
+        or an interface was made anew since.
+
+        Args:
+            host: The path's far end.
+            view: With the time when it was measured.
+            now_ns: Monotonic time.
+        """
+        self._take_in(now_ns)
+        self._give_turns(self._paths.recall(host, view, now_ns=now_ns))
         return self._go_on()
 
     def receive_congestion(
@@ -281,17 +306,76 @@ class Engine:
             self._give_turns(path)
         return self._go_on()
 
+    def receive_policy(self, policy: Policy, *, now_ns: int) -> list[Effect]:
+        """The administrator has decided anew; from now on everything is judged by that.
+
+        Flows get the marks that it has for their types; where the kernel refuses, a flow keeps
+        those that it has (see `remarking`). Nobody loses what was granted: contracts stay, and so
+        does what is more than a limit allows now. Requests that wait are looked at again, and wait
+        no longer than they were to. Which hosts may be measured is for whoever finds the ways to
+        them, who has to tell of each host anew with `receive_path`.
+        """
+        self._take_in(now_ns)
+        self._policy = policy
+        self._registry.obey(policy)
+        self._tracking.obey(policy)
+        self._paths.obey(policy.experiments)
+        self._remarking.begin()
+        for path in self._paths.all():
+            self._give_turns(path)
+        return self._go_on()
+
     def receive_interruption(self, *, now_ns: int) -> list[Effect]:
         """The machine slept: every handle is lost, every flow ends."""
+        return self._interrupt(self._registry.handles, tuple(self._paths.all()), now_ns)
+
+    def receive_interfaces_recreated(
+        self, interfaces: Container[int], *, now_ns: int
+    ) -> list[Effect]:
+        """Interfaces were replaced by others of the same names.
+
+        Lost are the handles that have flows or tracked hosts on paths that led over the old ones,
+        with all that they hold, as after a suspend. Of others' flows nothing is known to lead
+        there.
+
+        Args:
+            interfaces: The indices of the old ones.
+            now_ns: Monotonic time.
+        """
+        paths = [
+            path
+            for path in self._paths.all()
+            if path.facts is not None and path.facts.interface in interfaces
+        ]
+        handle_ids: set[int] = set()
+        for path in paths:
+            flows = self._registry.flows_towards(path.host).values()
+            handle_ids.update(path.trackers, (flow.handle_id for flow in flows))
+        return self._interrupt(sorted(handle_ids), paths, now_ns)
+
+    def _interrupt(
+        self, handle_ids: Iterable[int], paths: Iterable[Path], now_ns: int
+    ) -> list[Effect]:
+        """Lose handles, and everything that is known of paths."""
         self._take_in(now_ns)
         cookies: list[int] = []
-        for handle in self._registry.handles.values():
-            handle.is_lost = True
+        for handle_id in handle_ids:
+            handle = self._registry.handles[handle_id]
+            if not handle.is_lost:
+                handle.is_lost = True
+                self._lost[handle_id] = None
+            self._tracking.let_go(handle, now_ns=now_ns)
             handle.tracked.clear()
             for flow in tuple(handle.flows.values()):
                 cookies += self._end(flow)
-        self._effects += self._paths.interrupt()
+        self._effects += self._paths.interrupt(paths, now_ns)
         return self._begin(None, _Change(tuple(cookies), None, is_final=True))
+
+    def take_lost(self) -> tuple[int, ...]:
+        """Handles that were lost since the last call, and are open still."""
+        lost = tuple(self._lost)
+        self._lost.clear()
+        return lost
 
     def next_timer_ns(self) -> int | None:
         """When `handle_timer` is due; None for never."""
@@ -322,7 +406,9 @@ class Engine:
             + self._pending.entry_count
             + self._usage.entry_count
             + self._ledger.entry_count
+            + self._remarking.entry_count
             + len(self._timers)
+            + len(self._lost)
             + len(self._effects)
             + len(self._ending)
             + len(self._turns)
@@ -380,6 +466,19 @@ class Engine:
     def path_count(self) -> int:
         """How many paths are known of."""
         return len(self._paths)
+
+    def interface_before(self, facts: PathFacts) -> int | None:
+        """The interface over which a path led that was made anew since, by facts of now."""
+        path = self._paths.find(facts.host)
+        return None if path is None else path.interface_before(facts)
+
+    def sockets_beside(self, handle_id: int) -> tuple[int, ...]:
+        """The cookies of all sockets of the process that owns a handle."""
+        handle = self._registry.handles.get(handle_id)
+        if handle is None:
+            return ()
+        flows = self._registry.flows_after(0, (handle.owner,))
+        return tuple({cookie: None for flow in flows for cookie in flow.sockets})
 
     def sockets(self) -> tuple[int, ...]:
         """The cookies of all sockets in flows, for a driver that looks after the closed."""
@@ -454,6 +553,12 @@ class Engine:
                 for pending in self._pending.of_flow(flow):
                     self._complete(pending, ABORTED)
             self._ending.clear()
+        if self._remarking:
+            cookies = self._remarking.take()
+            if cookies:
+                self._effects = []
+                change = _Change(cookies, None, is_remarking=True)
+                return [*effects, *self._begin(None, change)]
         while self._turns:
             pending = self._turns.popleft()
             if self._pending.find(pending.request_id) is not pending:
@@ -807,6 +912,7 @@ class Engine:
         cookies: list[int] = []
         for flow in tuple(handle.flows.values()):
             cookies += self._end(flow)
+        self._lost.pop(handle.handle_id, None)
         self._tracking.let_go(handle, now_ns=self._now_ns)
         self._registry.journal.append(lambda: self._tracking.take_back(handle))
         self._registry.close_handle(handle)

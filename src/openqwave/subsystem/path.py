@@ -21,6 +21,20 @@ Obstacle: TypeAlias = Unmeasurable | Refusal
 _UNKNOWN: Final = Congestion()
 
 
+@dataclass(frozen=True, slots=True)
+class IdleEnds:
+    """A timer: nobody has wanted the path for as long as it stays warm."""
+
+    host: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PauseEnds:
+    """A timer: experiments may be begun again."""
+
+    host: Endpoint
+
+
 @dataclass(slots=True, eq=False)
 class Path:
     """One path; see `paths`.
@@ -32,6 +46,7 @@ class Path:
         has_no_sink: The obstacle is that nobody answers there.
         view: What is known.
         seen_ns: When that came.
+        is_remembered: It was measured by another run of experiments, before they were begun.
         congestion: The verdict of the experiments.
         calm_ns: When a congestion ended, while older numbers are not to be believed.
         trackers: The handles that track the host.
@@ -51,6 +66,7 @@ class Path:
     has_no_sink: bool = False
     view: PathView | None = None
     seen_ns: int = 0
+    is_remembered: bool = False
     congestion: Congestion = _UNKNOWN
     calm_ns: int | None = None
     trackers: set[int] = field(default_factory=set)
@@ -74,6 +90,30 @@ class Path:
     def is_measurable(self) -> bool:
         """Could estimates be had?"""
         return self.view is not None or not isinstance(self.obstacle, Unmeasurable)
+
+    @property
+    def free_bps(self) -> int | None:
+        """What of the path is free by its view and the last verdict."""
+        known = None if self.view is None else self.view.fundamentals
+        if known is None or known.available_bps is None:
+            return None
+        if self.congestion.is_congested or self.calm_ns is not None:
+            return 0
+        if known.bottleneck_bps is None or self.own_bps is None:
+            return known.available_bps
+        # What is counted is certain, and what probes find beside it is not: those of a host
+        # that sends the load itself tend to leave when it does not.
+        return max(0, min(known.available_bps, known.bottleneck_bps - self.own_seen_bps))
+
+    def interface_before(self, facts: PathFacts) -> int | None:
+        """The interface whose name another one has now, by the new facts; None if it is the same.
+
+        Names are told anew when they change, so two numbers of one name are two interfaces.
+        """
+        before = self.facts
+        if before is None or before.interface_name != facts.interface_name:
+            return None
+        return None if before.interface == facts.interface else before.interface
 
 
 def cannot_measure(host: Endpoint) -> Unmeasurable:

@@ -21,12 +21,14 @@ time. A host without a sink is asked again seldom.
 nothing is, whatever the last numbers say; and from relief on only numbers count that were measured
 since, because those before speak of another path. Nor is it more than the capacity less what
 flows under contract were counted to send.
+
+**What is remembered** of a path from before experiments on it were begun counts like any view of
+its age. Of what contracts hold now nothing is taken to be in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from openqwave.estimate.congestion import FlowCongestion
@@ -41,7 +43,14 @@ from openqwave.subsystem.effects import (
     StartExperiments,
     StopExperiments,
 )
-from openqwave.subsystem.path import FIRST_PAUSE_NS, Obstacle, Path, cannot_measure
+from openqwave.subsystem.path import (
+    FIRST_PAUSE_NS,
+    IdleEnds,
+    Obstacle,
+    Path,
+    PauseEnds,
+    cannot_measure,
+)
 from openqwave.subsystem.timers import Timers
 
 if TYPE_CHECKING:
@@ -70,20 +79,6 @@ STALE_NS = 5 * NS_PER_S
 TOLD_LATE_NS = 200_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class IdleEnds:
-    """A timer: nobody has wanted the path for as long as it stays warm."""
-
-    host: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class PauseEnds:
-    """A timer: experiments may be begun again."""
-
-    host: Endpoint
-
-
 class Paths:
     """All paths; see the module's text."""
 
@@ -102,6 +97,8 @@ class Paths:
         self._policy = policy
         self._paths: dict[Endpoint, Path] = {}
         self._flow_congestion: dict[int, FlowCongestion] = {}
+        # What was found before this says nothing.
+        self._forgotten_ns = 0
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -173,7 +170,7 @@ class Paths:
             self._forget_view(path)
             return path
         self._clear(path)
-        path.view, path.seen_ns = view, now_ns
+        path.view, path.seen_ns, path.is_remembered = view, now_ns, False
         self._judge(path, view.congestion, now_ns)
         if path.calm_ns is not None and (
             view.since_ns is None
@@ -184,7 +181,20 @@ class Paths:
         held_bps = self._ledger.total_held_bps(path.host)
         # Where nobody counts, what is held is taken to be in use.
         path.own_seen_bps = held_bps if path.own_bps is None else min(path.own_bps, held_bps)
-        self._ledger.see(path.host, self._free_bps(path), path.own_seen_bps)
+        self._ledger.see(path.host, path.free_bps, path.own_seen_bps)
+        return path
+
+    def recall(self, host: Endpoint, view: PathView, *, now_ns: int) -> Path | None:
+        """Take what was known of the path before; None where that says nothing of now."""
+        path, seen_ns = self._paths.get(host.host()), view.since_ns
+        if path is None or path.view is not None or not path.is_running or seen_ns is None:
+            return None
+        if seen_ns < self._forgotten_ns or now_ns - seen_ns > self._policy.estimate_age_ns:
+            return None
+        path.view, path.seen_ns, path.is_remembered = view, seen_ns, True
+        # Nothing says that what is held now was on the wire then.
+        path.own_seen_bps = 0
+        self._ledger.see(path.host, path.free_bps, 0)
         return path
 
     def tell(self, host: Endpoint, congestion: Congestion, *, now_ns: int) -> Path | None:
@@ -193,26 +203,13 @@ class Paths:
         if path is None:
             return None
         self._judge(path, congestion, now_ns)
-        self._ledger.revise(path.host, self._free_bps(path))
+        self._ledger.revise(path.host, path.free_bps)
         return path
 
     def _judge(self, path: Path, congestion: Congestion, now_ns: int) -> None:
         if path.congestion.is_congested and congestion.is_congested is False:
             path.calm_ns = now_ns
         path.congestion = congestion
-
-    def _free_bps(self, path: Path) -> int | None:
-        """What of the path is free by its view and the last verdict."""
-        known = None if path.view is None else path.view.fundamentals
-        if known is None or known.available_bps is None:
-            return None
-        if path.congestion.is_congested or path.calm_ns is not None:
-            return 0
-        if known.bottleneck_bps is None or path.own_bps is None:
-            return known.available_bps
-        # What is counted is certain, and what probes find beside it is not: those of a host
-        # that sends the load itself tend to leave when it does not.
-        return max(0, min(known.available_bps, known.bottleneck_bps - path.own_seen_bps))
 
     def _clear(self, path: Path) -> None:
         """Nothing is wrong with it, as far as is known now, and nothing has failed."""
@@ -222,7 +219,7 @@ class Paths:
         self._timers.set(PauseEnds(path.host), None)
 
     def _forget_view(self, path: Path) -> None:
-        path.view = None
+        path.view, path.is_remembered = None, False
         path.congestion, path.calm_ns = Congestion(), None
         self._ledger.forget(path.host)
 
@@ -376,11 +373,21 @@ class Paths:
             if not any(path.facts is not None and path.facts.first_hop == hop for path in paths):
                 self._ledger.forget(hop)
 
-    def interrupt(self) -> list[Experiment]:
-        """The machine slept: nothing that is known holds, and nobody has an interest left."""
+    def obey(self, policy: Experiments) -> None:
+        """Go by another policy from now on; what is warm, since its last interest."""
+        self._policy = policy
+        for path in self._paths.values():
+            if path.idle_ns is not None:
+                self._timers.set(IdleEnds(path.host), path.idle_ns + policy.warm_ns)
+
+    def interrupt(self, paths: Iterable[Path], now_ns: int) -> list[Experiment]:
+        """Know nothing of some paths any more, and of none by what was found before now.
+
+        Nobody has an interest in them any more.
+        """
+        self._forgotten_ns = now_ns
         effects: list[Experiment] = []
-        for path in list(self._paths.values()):
+        for path in paths:
             effects += self._stop(path)
             self._drop(path)
-        self._flow_congestion.clear()
         return effects

@@ -210,6 +210,17 @@ class Registry:
         del flow.sockets[cookie]
         self._unlink(flow, cookie)
 
+    def obey(self, policy: Policy) -> None:
+        """Treat what is changed from now on by another policy; see `is_due`."""
+        self._policy = policy
+
+    def is_due(self, flow: Flow) -> bool:
+        """Does policy want another treatment for a flow than it has?"""
+        return (
+            self.flows.get(flow.flow_id) is flow
+            and flow.settings.treatment(self._policy) != flow.treatment
+        )
+
     def change(self, flow: Flow, settings: Settings) -> None:
         """Put other settings in force."""
         before = flow.settings, flow.treatment

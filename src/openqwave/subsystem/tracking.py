@@ -29,8 +29,11 @@ class Tracking:
     def __init__(self, notices: Notices, paths: Paths, policy: Policy) -> None:
         self._notices = notices
         self._paths = paths
-        self._limits = policy.limits
-        self._warm_ns = policy.experiments.warm_ns
+        self._policy = policy
+
+    def obey(self, policy: Policy) -> None:
+        """Go by another policy from now on."""
+        self._policy = policy
 
     def refuse(self, handle: Handle, request: StartTracking) -> Refusal | None:
         """Can the handle take an interest, as far as the request itself says? None means yes."""
@@ -40,7 +43,7 @@ class Tracking:
         refusal = refuse_host(host) or request.route
         if refusal is not None:
             return refusal
-        if host not in handle.tracked and len(handle.tracked) >= self._limits.tracked_hosts:
+        if host not in handle.tracked and len(handle.tracked) >= self._policy.limits.tracked_hosts:
             return Refusal(
                 ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many hosts are tracked; stop some"
             )
@@ -84,7 +87,7 @@ class Tracking:
         for host in handle.tracked:
             path = self._paths.find(host)
             if path is not None:
-                path.warm_until_ns = now_ns + self._warm_ns
+                path.warm_until_ns = now_ns + self._policy.experiments.warm_ns
             self._paths.untrack(host, handle.handle_id)
 
     def take_back(self, handle: Handle) -> None:

@@ -119,12 +119,14 @@ class PathOverview:
         state: The same in a word.
         flow_count: How many adaptive flows go there.
         tracker_count: How many handles track the host.
+        is_remembered: Its numbers are of before experiments on it were begun.
     """
 
     status: PathStatus
     state: PathState
     flow_count: int
     tracker_count: int
+    is_remembered: bool = False
 
 
 class Views:
@@ -159,6 +161,7 @@ class Views:
                 self._state(path, now_ns, is_congested=path.congestion.is_congested is True),
                 len(self._registry.flows_towards(path.host)),
                 len(path.trackers),
+                path.is_remembered,
             )
             for path in islice(self._paths.all(), after, after + limit)
         ]
