@@ -202,6 +202,14 @@ class Adjacency:
             self._changes.close()
             raise
 
+    def allow(self, networks: Sequence[str | Network]) -> None:
+        """Allow the hosts of these networks from now on, and of no others.
+
+        Raises:
+            InvalidParameter: One of them is none; then nothing changes.
+        """
+        self._allowed = table_of(networks)
+
     def refresh(self) -> None:
         """Read the routes again.
 

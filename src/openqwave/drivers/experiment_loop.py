@@ -140,6 +140,10 @@ class ExperimentLoop:
         self._answering = driver
         return driver
 
+    def allow(self, networks: Sequence[str | Network]) -> None:
+        """Let other networks take part from now on; errors as with `Adjacency.allow`."""
+        self._adjacency.allow(networks)
+
     def act(self, driver: Driver, action: Callable[[int], _T]) -> _T:
         """Let the owner of a session or sink do something with it, then do what follows."""
         if driver not in self._mailboxes:

@@ -267,11 +267,12 @@ class ExperimentHost:
         driver = self.call(lambda loop: loop.begin_session(session, where, mailbox))
         return Running(self, driver, mailbox)
 
-    def serve(self, sink: Sink) -> Serving:
+    def serve(self, sink: Sink, mailbox: Mailbox | None = None) -> Serving:
         """Open port 2177 and let a sink answer there.
 
         Args:
             sink: Left to the host from now on.
+            mailbox: Where its events go; one to read them from when None.
 
         Returns:
             The way to its events, and to end it.
@@ -281,7 +282,7 @@ class ExperimentHost:
             InvalidParameter: This host serves a sink already.
             QosError: The host is closed, or broke.
         """
-        mailbox = Mailbox()
+        mailbox = mailbox or Mailbox()
         driver = self.call(lambda loop: loop.begin_sink(sink, mailbox))
         return Serving(self, driver, mailbox, driver.versions)
 

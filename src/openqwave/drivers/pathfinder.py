@@ -136,6 +136,16 @@ class Pathfinder:
         except OSError as error:
             raise error_of(refusal_of_os_error(error, "routes cannot be looked up")) from error
 
+    def allow(self, allowed: Sequence[str | Network], forbidden: Sequence[str | Network]) -> None:
+        """Judge by other networks from now on; arguments as at first.
+
+        Raises:
+            InvalidParameter: One of them is no network; then nothing changes.
+        """
+        tables = table_of(allowed), table_of(forbidden)
+        with self._lock:
+            self._allowed, self._forbidden = tables
+
     def find(self, host: Endpoint, *, interface: int = 0) -> PathFacts | Unmeasurable | Refusal:
         """How a host is reached.
 

@@ -78,15 +78,29 @@ class Budget:
         burst_bytes: int = 100_000,
         window_ns: int = 300_000_000_000,
     ) -> None:
+        if window_ns < SLOTS:
+            raise InvalidParameter("a budget of nothing")
+        self.allow(share_ppm, most_bps, burst_bytes)
+        self._window_ns = window_ns
+        self._slots: deque[_Slot] = deque()
+
+    def allow(self, share_ppm: int, most_bps: int, burst_bytes: int) -> None:
+        """Allow more, or less, from now on; what was sent is not owed anew.
+
+        Args and errors are those of the budget itself.
+        """
         if not 0 < share_ppm <= MILLION:
             raise InvalidParameter(f"a share is 1 to {MILLION} millionths, not {share_ppm}")
-        if min(most_bps, burst_bytes) <= 0 or window_ns < SLOTS:
+        if min(most_bps, burst_bytes) <= 0:
             raise InvalidParameter("a budget of nothing")
         self._share_ppm = share_ppm
         self._most_bps = most_bps
-        self._window_ns = window_ns
-        self._slots: deque[_Slot] = deque()
         self.burst_bytes = burst_bytes
+
+    def is_untouched(self, now_ns: int) -> bool:
+        """Was nothing sent in the last window?"""
+        self._forget(now_ns)
+        return not self._slots
 
     def rate_bps(self, capacity_bps: float | None) -> float:
         """What may be sent on average, bits a second; None for a capacity that is not known."""

@@ -15,6 +15,7 @@ import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from openqwave.probing import schedule
 from openqwave.probing.session import Effect, OpenStream, SendStream
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class Spending:
     def __init__(self, budget: Budget) -> None:
         self.capacity_bps: int | None = None
         self._budget = budget
+
+    @property
+    def longest_packets(self) -> int:
+        """How long a train may be that leaves as one burst."""
+        longest = self._budget.burst_bytes // schedule.PACKET_BYTES
+        return max(schedule.SHORTEST, min(schedule.LONGEST, longest))
 
     def note(self, sent_bytes: int, effects: Iterable[Effect], *, now_ns: int) -> None:
         """Something is sent: so many bytes of probes, and what else is among the effects."""

@@ -101,8 +101,6 @@ class Tracking(Bundle):
     ) -> None:
         super().__init__(headers_bytes(wish.version))
         self._quick_wish, self._wish = tracked(wish)
-        longest = budget.burst_bytes // schedule.PACKET_BYTES
-        self._longest_packets = max(schedule.SHORTEST, min(schedule.LONGEST, longest))
         self._spending = Spending(budget)
         self._random = random
         self._order = order
@@ -290,7 +288,9 @@ class Tracking(Bundle):
             order=self._order,
             base=number * KEYS,
             first_sequence=number * SEQUENCES + 1,
-            restraint=Restraint(self._longest_packets, self._drain_factor, self._allowance),
+            restraint=Restraint(
+                self._spending.longest_packets, self._drain_factor, self._allowance
+            ),
         )
         if self._watch is not None:
             self._watch.rest()
