@@ -48,7 +48,7 @@ from openqwave.probing.outcomes import Ended, Failed, Failure
 from openqwave.probing.session import Event
 from openqwave.probing.tracking import CongestionTold, Effort
 from openqwave.probing.tracking import Estimated as Told
-from openqwave.runtime import surveying
+from openqwave.runtime import experimenting, surveying
 from tests.conftest import open_descriptors
 from tests.unit.driven import endpoint
 from tests.unit.experiment_stage import PORT, own_network
@@ -220,8 +220,8 @@ def stage(fd_guard: None, impatient: None, monkeypatch: pytest.MonkeyPatch) -> I
     """Sessions that do as the test says; afterwards everything has ended."""
     del fd_guard, impatient
     made = Stage()
-    monkeypatch.setattr(surveying, "ExperimentHost", made)
-    monkeypatch.setattr(surveying, "Tracking", Follower)
+    monkeypatch.setattr(experimenting, "ExperimentHost", made)
+    monkeypatch.setattr(experimenting, "Tracking", Follower)
     monkeypatch.setattr(surveying, "SocketDiagnosis", Counters)
     yield made
     ended()
@@ -692,7 +692,7 @@ def test_a_forked_child_has_no_thread_and_no_handles(real: Embedded, sockets: Be
 ADAPTIVE = """
 import contextlib, socket, sys, threading
 import openqwave as qw
-from openqwave.runtime import surveying
+from openqwave.runtime import experimenting, surveying
 from openqwave.drivers.pathfinder import Pathfinder
 from openqwave.model.path import LinkType, PathFacts
 sys.path.insert(0, {root!r})

@@ -1,9 +1,8 @@
 """The engine at work: driven by calls, time and the kernel, in the library and in the service.
 
 One engine serves all handles, so that two of them see each other's flows and cannot mark
-one socket two ways. A lock makes each call one step: request in, kernel work done, answer
-out. Answers to *other* requests (a condition came true, an operation was aborted) are
-handed over after the lock is let go, so that nobody's callback can come back in.
+one socket two ways. Each call is one step (`steps`): request in, kernel work done, answer
+out.
 
 Paths are measured by a `surveying.Surveyor`, made with the first adaptive flow or tracked
 host; what it finds comes in as another input under the same lock.
@@ -14,78 +13,29 @@ refused.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from openqwave.drivers.clock import Clock, SystemClock
-from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.runtime.forks import fork_count, watch_forks
-from openqwave.runtime.pending import Pending
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan
-from openqwave.subsystem.engine import Engine
-from openqwave.subsystem.requests import CloseHandle, Request
+from openqwave.runtime.steps import WRONG_PROCESS, Directory, Steps
+from openqwave.subsystem.requests import CloseHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from openqwave.admission.policy import Policy
-    from openqwave.drivers.sockets import SocketLike
+    from openqwave.drivers.clock import Clock
     from openqwave.enforcement.backend import Backend
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.estimates import PathView
-    from openqwave.model.sockets import SocketFacts
-    from openqwave.runtime.pending import Result
+    from openqwave.model.path import PathFacts
+    from openqwave.probing.sink_limits import SinkLimits
+    from openqwave.runtime.pathmemory import PathMemory
     from openqwave.runtime.surveying import Surveyor
+    from openqwave.subsystem.effects import Answer, Experiment
     from openqwave.subsystem.requests import Found
 
-_T = TypeVar("_T")
-
-# A shorter sleep than this is no suspend that a connection would notice; real ones take
-# seconds.
-_SHORTEST_SLEEP_NS = 100_000_000
-
-# Two clock readings can be torn apart by the scheduler; the largest difference of a few
-# is the true one (see `openqwave.drivers.clock`).
-_BASELINE_READINGS = 3
-
-_NS_PER_S = 1_000_000_000
-
-_WRONG_PROCESS: Final = Refusal(
-    ErrorCode.ERROR_INVALID_HANDLE,
-    "the handle belongs to the process that opened it; open one in this process",
-)
+__all__ = ["Directory", "Runtime"]
 
 
-class Directory(Protocol):
-    """Describes sockets, and finds those that are in flows; see `openqwave.drivers.sockets`."""
-
-    def describe(self, sock: SocketLike) -> SocketFacts | Refusal:
-        """What the kernel says of a socket."""
-
-    def cookie_of(self, sock: SocketLike) -> int | Refusal:
-        """The kernel's name for a socket."""
-
-    def take_in_hand(self, cookie: int, sock: SocketLike) -> None:
-        """Remember the socket that a call names, until `put_down`."""
-
-    def put_down(self) -> None:
-        """The call that named a socket is over."""
-
-    def forget(self, cookie: int) -> None:
-        """The socket is in no flow any more."""
-
-    def is_gone(self, cookie: int) -> bool:
-        """Has the application closed the last descriptor of the socket?
-
-        Raises:
-            OSError: It could not be looked for.
-        """
-
-
-class Runtime:
+class Runtime(Steps):
     """The engine with what it needs of the kernel.
 
     Attributes:
@@ -100,6 +50,7 @@ class Runtime:
         *,
         clock: Clock | None = None,
         first_flow_id: int = 1,
+        memory: PathMemory | None = None,
     ) -> None:
         """Start without handles.
 
@@ -109,23 +60,13 @@ class Runtime:
             backend: Carries out plans.
             clock: Tells the time and sleep; the kernel's clocks when None.
             first_flow_id: Where flow ids start.
+            memory: Keeps what is found out of paths for the next run; nothing does when None.
         """
-        self._forks = watch_forks()
-        self._lock = threading.RLock()
-        self._clock = clock or SystemClock()
-        self.directory = directory
-        self._backend = backend
+        super().__init__(policy, directory, backend, clock=clock, first_flow_id=first_flow_id)
         self._policy = policy
-        self._engine = Engine(self._policy, first_flow_id=first_flow_id)
+        self._memory = memory
         self._surveyor: Surveyor | None = None
-        self._pending: dict[int, Pending] = {}
-        self._next_request_id = 1
-        self._asleep_ns = max(self._clock.read()[1] for _ in range(_BASELINE_READINGS))
         self._open_handles = 0
-
-    def belongs_here(self) -> bool:
-        """Is this the process that made it, and not a fork of it?"""
-        return self._forks == fork_count()
 
     def is_open(self) -> bool:
         """Has anybody a handle?"""
@@ -138,7 +79,7 @@ class Runtime:
             owner: The process whose handle it is.
         """
         if not self.belongs_here():
-            return _WRONG_PROCESS
+            return WRONG_PROCESS
         others: list[Answer] = []
         try:
             with self._lock:
@@ -153,48 +94,36 @@ class Runtime:
             self._hand_over(others)
         return handle_id
 
-    def submit(
-        self, handle_id: int, request: Request, brought: tuple[int, SocketLike] | None = None
-    ) -> Result | Pending:
-        """Put one request to the engine and do what it wants done.
-
-        Args:
-            handle_id: Through which handle.
-            request: What is asked.
-            brought: The cookie and the socket of a request that names one.
-
-        Returns:
-            The answer, or `Pending` when it comes later.
-        """
-        if self._forks != fork_count():
-            # Before the lock: another thread may have held it when the process forked.
-            return _WRONG_PROCESS
-        others: list[Answer] = []
-        try:
-            with self._lock:
-                now_ns, asleep_ns = self._clock.read()
-                if asleep_ns > self._asleep_ns:
-                    self._notice_sleep(now_ns, asleep_ns, others)
-                due_ns = self._engine.next_timer_ns()
-                if due_ns is not None and due_ns <= now_ns:
-                    self._carry_out(self._engine.handle_timer(now_ns=now_ns), others)
-                if brought is None:
-                    return self._put(handle_id, request, now_ns, others)
-                return self._put_with_socket(handle_id, request, *brought, now_ns, others)
-        finally:
-            self._hand_over(others)
-
-    def refuse_handle(self, handle_id: int) -> Refusal | None:
-        """Is the handle fit for use? None means yes."""
+    def close(self) -> None:
+        """End every handle, and the sink; the sockets get their own options back."""
         if not self.belongs_here():
-            return _WRONG_PROCESS
-        others: list[Answer] = []
-        try:
-            with self._lock:
-                self._notice_sleep(*self._clock.read(), others)
-                return self._engine.refuse_handle(handle_id)
-        finally:
-            self._hand_over(others)
+            return
+        self.stop_sink()
+        for handle_id in self._engine.handle_ids():
+            self.submit(handle_id, CloseHandle())
+        # Nobody will come back for what stays warm.
+        self.tell(lambda engine, now_ns: engine.receive_interruption(now_ns=now_ns))
+
+    # -- policy -----------------------------------------------------------------------
+
+    def set_policy(self, policy: Policy) -> None:
+        """Go by other decisions of the administrator from now on.
+
+        Flows get the marks of their types, paths are looked up anew, what was granted stays; see
+        `Engine.receive_policy`. What is measured goes on with what it may cost from now on.
+
+        Raises:
+            InvalidParameter: A network of `policy.experiments` is none, or a number allows nothing;
+                then nothing changes.
+        """
+        if not self.belongs_here():
+            return
+        # Also where nothing is measured yet: it says what is wrong with the policy.
+        surveyor = self._survey()
+        surveyor.obey(policy.experiments)
+        self._policy = policy
+        self.tell(lambda engine, now_ns: engine.receive_policy(policy, now_ns=now_ns))
+        surveyor.locate_all()
 
     # -- paths ------------------------------------------------------------------------
 
@@ -212,105 +141,63 @@ class Runtime:
                 self._surveyor = Surveyor(self, self._policy.experiments)
             return self._surveyor
 
+    def _begin_experiments(self, effect: Experiment) -> None:
+        self._survey().carry_out(effect)
+
     def receive_path_view(self, host: Endpoint, view: PathView | None) -> None:
         """What is known of the path to a host, from whoever measures it."""
         self.tell(lambda engine, now_ns: engine.receive_path_view(host, view, now_ns=now_ns))
 
-    def handle_timers(self) -> None:
-        """Let the engine do what is due."""
+    def recall(self, facts: PathFacts) -> None:
+        """Experiments on a path begin: let the engine know what was known of it before."""
+        view = None if self._memory is None else self._memory.recall(facts)
+        if view is not None:
+            self.tell(
+                lambda engine, now_ns: engine.receive_recalled(facts.host, view, now_ns=now_ns)
+            )
 
-        def handle(engine: Engine, now_ns: int) -> list[Effect]:
-            due_ns = engine.next_timer_ns()
-            if due_ns is None or due_ns > now_ns:
-                return []
-            return engine.handle_timer(now_ns=now_ns)
-
-        self.tell(handle)
+    def remember(self, facts: PathFacts, view: PathView) -> None:
+        """Keep what experiments have found out of a path for the next run."""
+        if self._memory is not None:
+            self._memory.keep(facts, view)
 
     def see_to_timers(self) -> None:
         """Have somebody wait for the engine's timers; errors as with `Surveyor.wake`."""
         if self.until_timer_s() is not None:
             self._survey().wake()
 
-    def until_timer_s(self) -> float | None:
-        """How long until the engine has something to do by itself; None for ever."""
+    # -- the sink ---------------------------------------------------------------------
+
+    def serve_sink(self, limits: SinkLimits) -> None:
+        """Answer the experiments of other hosts from now on: those on the link, and allowed ones.
+
+        It is begun by the thread that measures, which from now on stays. What is in the way (a
+        program that has the port) is told by `sink_state`, and tried again every so often.
+
+        Args:
+            limits: What is granted at most; where others were, the sink begins anew.
+
+        Raises:
+            OSError: There is no descriptor for the thread.
+            RuntimeError: There is no thread to be had.
+        """
+        if self.belongs_here():
+            self._survey().serve_sink(limits)
+
+    def stop_sink(self) -> None:
+        """Answer nobody any more; harmless if nobody was. The port is closed a moment later."""
         with self._lock:
-            due_ns = self._engine.next_timer_ns()
-            now_ns, _ = self._clock.read()
-        return None if due_ns is None else max(0.0, (due_ns - now_ns) / _NS_PER_S)
+            surveyor = self._surveyor
+        if surveyor is not None and self.belongs_here():
+            surveyor.serve_sink(None)
 
-    def look(self, ask: Callable[[Engine], _T]) -> _T:
-        """Ask the engine something that changes nothing."""
+    def sink_state(self) -> tuple[bool, str]:
+        """Is a sink served, and if not, why not, as a sentence; empty if nobody wants one."""
         with self._lock:
-            return ask(self._engine)
+            surveyor = self._surveyor
+        return (False, "") if surveyor is None else surveyor.sink_state()
 
-    def tell(self, tell: Callable[[Engine, int], list[Effect]]) -> None:
-        """Give the engine an input that is no request, with the time of now."""
-        if not self.belongs_here():
-            return
-        answers: list[Answer] = []
-        try:
-            with self._lock:
-                now_ns, asleep_ns = self._clock.read()
-                if asleep_ns > self._asleep_ns:
-                    self._notice_sleep(now_ns, asleep_ns, answers)
-                self._carry_out(tell(self._engine, now_ns), answers)
-        finally:
-            self._hand_over(answers)
-
-    def close(self) -> None:
-        """End every handle; the sockets get their own options back."""
-        if not self.belongs_here():
-            return
-        for handle_id in self._engine.handle_ids():
-            self.submit(handle_id, CloseHandle())
-        # Nobody will come back for what stays warm.
-        self.tell(lambda engine, now_ns: engine.receive_interruption(now_ns=now_ns))
-
-    def _put(
-        self, handle_id: int, request: Request, now_ns: int, others: list[Answer]
-    ) -> Result | Pending:
-        """One request; answers to others are gathered."""
-        request_id = self._next_request_id
-        self._next_request_id += 1
-        try:
-            effects = self._engine.receive_request(request_id, handle_id, request, now_ns=now_ns)
-            self._carry_out(effects, others)
-        except BaseException:
-            self._abandon()
-            raise
-        # The answer to the request itself is the last but for those that it brings to others.
-        for place in range(len(others) - 1, -1, -1):
-            if others[place].request_id == request_id:
-                result = others.pop(place).result
-                if type(request) is CloseHandle and not isinstance(result, Refusal):
-                    self._let_go()
-                return result
-        pending = self._pending[request_id] = Pending(request_id)
-        return pending
-
-    def _put_with_socket(
-        self,
-        handle_id: int,
-        request: Request,
-        cookie: int,
-        sock: SocketLike,
-        now_ns: int,
-        others: list[Answer],
-    ) -> Result | Pending:
-        """One request with the socket it names; a full quota is swept once."""
-        directory = self.directory
-        directory.take_in_hand(cookie, sock)
-        try:
-            result = self._put(handle_id, request, now_ns, others)
-            if isinstance(result, Refusal):
-                if result.code == ErrorCode.ERROR_NO_SYSTEM_RESOURCES and self._sweep(others):
-                    result = self._put(handle_id, request, now_ns, others)
-                if not self._engine.holds(cookie):
-                    directory.forget(cookie)
-        finally:
-            directory.put_down()
-        return result
+    # -- who is there -----------------------------------------------------------------
 
     def _let_go(self) -> None:
         """After the last handle nothing needs to be open."""
@@ -325,62 +212,3 @@ class Runtime:
 
     def _fall_silent(self) -> None:
         """The last handle was closed."""
-
-    def _notice_sleep(self, now_ns: int, asleep_ns: int, others: list[Answer]) -> None:
-        """Learn how long the machine has slept; a sleep loses every handle."""
-        if asleep_ns - self._asleep_ns > _SHORTEST_SLEEP_NS:
-            # Where this raises, the sleep is not noted, and the next call finds it again.
-            self._carry_out(self._engine.receive_interruption(now_ns=now_ns), others)
-        self._asleep_ns = max(asleep_ns, self._asleep_ns)
-
-    def _abandon(self) -> None:
-        """After Ctrl-C in the middle of a change: half a change is no change."""
-        self._backend.apply(self._engine.abandon())
-
-    def _sweep(self, others: list[Answer]) -> bool:
-        """Drop the sockets that the application has closed; were there any?"""
-        gone = []
-        for cookie in self._engine.sockets():
-            # Without descriptors to look with, a socket counts as being there.
-            with contextlib.suppress(OSError):
-                if self.directory.is_gone(cookie):
-                    gone.append(cookie)
-        now_ns, _ = self._clock.read()
-        self._carry_out(self._engine.receive_sockets_gone(gone, now_ns=now_ns), others)
-        self._backend.apply(tuple([SocketPlan(cookie, ()) for cookie in gone]))
-        for cookie in gone:
-            self.directory.forget(cookie)
-        return bool(gone)
-
-    def _hand_over(self, answers: list[Answer]) -> None:
-        """Tell those who wait; without the lock, because they may come back with a call."""
-        for answer in answers:
-            # Nobody waits for the answer to a call that was interrupted after it was given.
-            pending = self._pending.pop(answer.request_id, None)
-            if pending is not None:
-                pending.future.set_result(answer.result)
-
-    def _carry_out(self, effects: list[Effect], answers: list[Answer]) -> None:
-        """Do what the engine wants done; gather the answers."""
-        if len(effects) == 1 and isinstance(effects[0], Answer):
-            answers.append(effects[0])
-            return
-        wanted = deque(effects)
-        while wanted:
-            effect = wanted.popleft()
-            if isinstance(effect, Answer):
-                answers.append(effect)
-            elif isinstance(effect, Apply):
-                plans = effect.plans
-                try:
-                    outcome = self._backend.apply(plans)
-                except BaseException:
-                    self._abandon()
-                    raise
-                wanted.extend(self._engine.receive_applied(outcome))
-                if isinstance(outcome, Applied):
-                    for plan in plans:
-                        if not plan.shares or plan.cookie in outcome.gone:
-                            self.directory.forget(plan.cookie)
-            else:
-                self._survey().carry_out(effect)

@@ -3,60 +3,55 @@
 The engine says which paths are to be measured, and how eagerly; here that is done. One thread
 waits for everything that the engine has to be told of paths: what experiments found, routes and
 links that changed, the kernel's counters, time. It is started when the first path is to be
-measured, and ends when none is, so a program that only marks has no thread.
+measured, or a sink is to be served, and ends when nobody is interested in a path any more, so a
+program that only marks has no thread.
 
-Experiments themselves happen in the thread of an `ExperimentHost`, and in the network namespace of
-the thread that asked for the first one. Everything that is done for a caller of the subsystem is
-put in a queue here: no caller waits for a connection.
+Experiments themselves (`experimenting`) happen in the thread of an `ExperimentHost`, and in the
+network namespace of the thread that asked for the first one. Everything that is done for a caller
+of the subsystem is put in a queue here: no caller waits for a connection.
+
+**An interface that is made anew** has its name and another number. Its routes lead to the same
+hosts, but whatever was agreed on the old one is gone: so before any new way is told to the engine,
+it is told of the interface. A path whose interface is only gone waits for one to come.
 
 **Failure.** Who waits for a path waits for this thread, so it lives on whatever goes wrong: a
 session that cannot be begun ends alone, an experiment host that broke is replaced, and any other
 error ends all experiments, of which the engine is told. The engine begins them again after a pause.
+A sink that ended is begun again likewise (`ownsink`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from openqwave.drivers.experiments import ExperimentHost
-from openqwave.drivers.mailbox import Mailbox
-from openqwave.drivers.pathchanges import PathChanges
+from openqwave.drivers.adjacency import table_of
+from openqwave.drivers.pathchanges import Change, PathChanges
 from openqwave.drivers.pathfinder import Pathfinder
 from openqwave.drivers.readiness import Wake
 from openqwave.drivers.rtnetlink import read_links
 from openqwave.drivers.sockdiag import SocketDiagnosis
 from openqwave.drivers.sockets import own_namespace
-from openqwave.model.errors import QosError, Refusal
-from openqwave.model.estimates import Congestion, Unmeasurable
+from openqwave.model.errors import QosError
+from openqwave.model.estimates import Unmeasurable
+from openqwave.model.path import PathFacts
 from openqwave.probing.budget import Budget
-from openqwave.probing.outcomes import Ended, Failed
-from openqwave.probing.progress import Wish
-from openqwave.probing.tracking import CongestionTold, Effort, Tracking
-from openqwave.probing.tracking import Estimated as Told
-from openqwave.subsystem.effects import (
-    Experiment,
-    MeasureAfresh,
-    SetEffort,
-    StartExperiments,
-    StopExperiments,
-)
-from openqwave.subsystem.findings import HOST_IS_OVER, obstacle_of, obstacle_of_error, view_of
+from openqwave.runtime.experimenting import Experimenting, close_host
+from openqwave.runtime.ownsink import OwnSink
+from openqwave.subsystem.effects import Experiment, StartExperiments
 from openqwave.subsystem.usage import LinkLoad
 
 if TYPE_CHECKING:
     from openqwave.admission.policy import Experiments
-    from openqwave.drivers.experiments import Running
+    from openqwave.drivers.experiments import ExperimentHost
     from openqwave.model.endpoint import Endpoint
-    from openqwave.model.path import PathFacts
-    from openqwave.probing.session import Event
+    from openqwave.probing.sink_limits import SinkLimits
     from openqwave.runtime.runtime import Runtime
     from openqwave.subsystem.effects import Effect
     from openqwave.subsystem.engine import Engine
@@ -70,28 +65,10 @@ _COUNT_PART = 10
 # How long experiments go unasked-for before the thread ends: programs open and close flows.
 _LINGER_S = 5.0
 
+# Hosts of other network namespaces that are remembered as such; the oldest go first.
+_MOST_FOREIGN = 4_096
+
 _Work: TypeAlias = "Callable[[], None]"
-
-
-class _Forwarding(Mailbox):
-    """A mailbox whose events go to the surveyor instead of waiting for a reader."""
-
-    def __init__(self, surveyor: Surveyor, facts: PathFacts, number: int) -> None:
-        super().__init__()
-        self._surveyor = surveyor
-        self._facts = facts
-        self._number_here = number
-
-    def put(self, event: Event) -> None:
-        """Forward an event."""
-        self._surveyor.do(lambda: self._surveyor.hear(self._facts, self._number_here, event))
-
-    def close(self, error: BaseException | None = None) -> None:
-        """Forward the end."""
-        is_first = not self.is_closed
-        super().close(error)
-        if is_first:
-            self._surveyor.do(lambda: self._surveyor.lose(self._facts, self._number_here, error))
 
 
 class Surveyor:
@@ -105,33 +82,71 @@ class Surveyor:
         self._lock = threading.Lock()
         self._wake: Wake | None = None
         self._thread: threading.Thread | None = None
-        self._experiments: ExperimentHost | None = None
-        self._sessions: dict[Endpoint, tuple[int, Tracking, Running]] = {}
-        self._budgets: dict[Endpoint, Budget] = {}
-        self._verdicts: dict[Endpoint, Congestion] = {}
+        self._experimenting = Experimenting(subsystem, policy, self.do, self._count)
+        self._sink = OwnSink(self._experimenting.host, self._experimenting.lose_host, self._nudge)
         self._diagnosis = SocketDiagnosis()
-        self._number = 0
         self._namespace = 0
         # Hosts that were asked for from another namespace, of which this one knows no ways.
-        self._foreign: set[Endpoint] = set()
+        self._foreign: dict[Endpoint, None] = {}
         self._count_s = 0.0
 
     # -- for any thread ---------------------------------------------------------------
 
     def find(self, host: Endpoint, namespace: int, interface: int = 0) -> Found:
         """How a host is reached from a network namespace, as the kernel has it now."""
+        found = self._find(host, namespace, interface)
+        if isinstance(found, PathFacts) and not interface:
+            before = self._subsystem.look(lambda engine: engine.interface_before(found))
+            if before is not None:
+                self._tell_recreated({before})
+        return found
+
+    def _find(self, host: Endpoint, namespace: int, interface: int) -> Found:
         try:
             with self._lock:
                 if self._pathfinder is None:
                     self._pathfinder = Pathfinder(self._policy.allowed, self._policy.forbidden)
                     self._namespace = own_namespace()
+                self._foreign.pop(host, None)
                 if namespace not in (0, self._namespace):
-                    self._foreign.add(host)
+                    self._foreign[host] = None
+                    if len(self._foreign) > _MOST_FOREIGN:
+                        del self._foreign[next(iter(self._foreign))]
                     return Unmeasurable("experiments happen in another network namespace")
-                self._foreign.discard(host)
                 return self._pathfinder.find(host, interface=interface)
         except QosError as error:
             return Unmeasurable(f"the way to {host.address} cannot be found out: {error.detail}")
+
+    def obey(self, policy: Experiments) -> None:
+        """Go by another policy from now on; `locate_all` has the paths follow.
+
+        Raises:
+            InvalidParameter: A network is none, or a number allows nothing; nothing has changed.
+        """
+        Budget(policy.share_ppm, policy.most_bps, policy.burst_bytes)
+        table_of((*policy.allowed, *policy.forbidden))
+        with self._lock:
+            self._policy = self._experimenting.policy = policy
+            if self._pathfinder is not None:
+                self._pathfinder.allow(policy.allowed, policy.forbidden)
+        # Without a thread nothing runs that would have to follow.
+        self.do(self._experimenting.obey)
+
+    def locate_all(self) -> None:
+        """Look up the ways to all hosts anew, by the thread."""
+        must_start = bool(self._subsystem.look(lambda engine: engine.tracked_hosts()))
+        # Where no thread can be had now, it is done by the next one.
+        with contextlib.suppress(OSError, RuntimeError):
+            self.do(self._locate_all, must_start=must_start)
+
+    def serve_sink(self, limits: SinkLimits | None) -> None:
+        """Serve a sink from now on, or none; see `Runtime.serve_sink`."""
+        self._sink.want(limits)
+        self.do(lambda: None, must_start=limits is not None)
+
+    def sink_state(self) -> tuple[bool, str]:
+        """See `Runtime.sink_state`."""
+        return self._sink.state()
 
     def rest(self) -> None:
         """Nobody has a handle any more: keep nothing open that nothing is measured with."""
@@ -145,7 +160,8 @@ class Surveyor:
         # Where no thread can be had now, it is done by the next one.
         with contextlib.suppress(OSError, RuntimeError):
             self.do(
-                lambda: self._carry_out(effect), must_start=isinstance(effect, StartExperiments)
+                lambda: self._experimenting.carry_out(effect),
+                must_start=isinstance(effect, StartExperiments),
             )
 
     def wake(self) -> None:
@@ -167,6 +183,9 @@ class Surveyor:
                 self._begin_thread()
             if self._wake is not None:
                 self._wake.send()
+
+    def _nudge(self) -> None:
+        self.do(lambda: None)
 
     def _begin_thread(self) -> None:
         wake = Wake()
@@ -192,10 +211,12 @@ class Surveyor:
             # Without it routes are looked up as flows are made, and not followed.
             changes = PathChanges()
             poll.register(changes.fileno(), select.POLLIN)
+            # What changed between the question for which it was started and now was not heard.
+            self._work.append(self._locate_measured)
         idle_since_s = time.monotonic()
         try:
             while True:
-                if self._sessions or self._work:
+                if self._experimenting.is_busy or self._work:
                     idle_since_s = time.monotonic()
                 elif time.monotonic() - idle_since_s > _LINGER_S and self._may_end():
                     return
@@ -204,7 +225,7 @@ class Surveyor:
                 try:
                     self._turn(changes)
                 except Exception as error:  # noqa: BLE001 - told to everybody who waits
-                    self._break(error)
+                    self._experimenting.break_off(error)
         finally:
             if changes is not None:
                 changes.close()
@@ -213,27 +234,26 @@ class Surveyor:
     def _turn(self, changes: PathChanges | None) -> None:
         """Do what there is to do."""
         self._drain()
-        if changes is not None and changes.read():
-            self._look_again(changes)
-        if self._sessions and time.monotonic() >= self._count_s:
+        self._sink.tend()
+        if changes is not None and (changed := changes.read()):
+            self._look_again(changed, changes)
+        if self._experimenting.is_busy and time.monotonic() >= self._count_s:
             began_s = time.monotonic()
             self._count()
             ended_s = time.monotonic()
             self._count_s = ended_s + max(_COUNT_S, _COUNT_PART * (ended_s - began_s))
         self._subsystem.handle_timers()
 
-    def _break(self, error: Exception) -> None:
-        """End all experiments, of which something went wrong."""
-        for host in list(self._sessions):
-            self._stop(host)
-            self._tell_ended(host, obstacle_of_error(error))
-
     def _may_end(self) -> bool:
         """End the thread, unless somebody has just found something for it to do."""
-        if self._subsystem.until_timer_s() is not None:
+        subsystem = self._subsystem
+        if self._sink.is_wanted or subsystem.until_timer_s() is not None:
+            return False
+        if subsystem.look(lambda engine: engine.tracked_hosts()):
+            # What cannot be measured now may be as soon as something changes.
             return False
         with self._lock:
-            if self._work:
+            if self._work or self._sink.is_wanted:
                 return False
             self._thread = self._wake = None
         return True
@@ -246,18 +266,18 @@ class Surveyor:
                 self._thread = self._wake = None
             is_last = self._thread is None
             if is_last:
-                experiments, self._experiments = self._experiments, None
+                experiments = self._experimenting.take_host()
         wake.close()
         if is_last:
             self._diagnosis.close()
-            _close(experiments)
+            close_host(experiments)
             if not self._subsystem.is_open():
                 self.rest()
 
     def _timeout_s(self) -> float:
-        longest_s = _COUNT_S if self._sessions else _LINGER_S
-        due_s = self._subsystem.until_timer_s()
-        return longest_s if due_s is None else min(longest_s, due_s)
+        longest_s = _COUNT_S if self._experimenting.is_busy else _LINGER_S
+        dues_s = (self._subsystem.until_timer_s(), self._sink.until_due_s())
+        return min((longest_s, *(due_s for due_s in dues_s if due_s is not None)))
 
     def _drain(self) -> None:
         while True:
@@ -267,102 +287,49 @@ class Surveyor:
                 work = self._work.popleft()
             work()
 
-    def _carry_out(self, effect: Experiment) -> None:
-        match effect:
-            case StartExperiments(facts):
-                self._start(facts)
-            case StopExperiments(host):
-                self._stop(host)
-            case SetEffort(host, is_alert):
-                effort = Effort.ALERT if is_alert else Effort.LIGHT
-                self._act(host, lambda session, now_ns: session.set_effort(effort, now_ns=now_ns))
-            case MeasureAfresh(host):
-                self._act(host, lambda session, now_ns: session.measure_afresh(now_ns=now_ns))
-
-    def _act(self, host: Endpoint, action: Callable[[Tracking, int], None]) -> None:
-        entry = self._sessions.get(host)
-        if entry is not None:
-            _, session, running = entry
-            # The session may have ended this moment; then its end is on its way here.
-            with contextlib.suppress(QosError):
-                running.do(lambda now_ns: action(session, now_ns))
-
-    def _start(self, facts: PathFacts) -> None:
-        host = facts.host
-        self._stop(host)
-        self._number += 1
-        policy = self._policy
-        budget = self._budgets.setdefault(
-            host, Budget(policy.share_ppm, policy.most_bps, policy.burst_bytes)
-        )
-        session = Tracking(
-            Wish(version=host.version, checks_priority=facts.is_on_link),
-            budget,
-            random=random.SystemRandom().random,
-        )
-        mailbox = _Forwarding(self, facts, self._number)
-        try:
-            if self._experiments is None:
-                experiments = ExperimentHost(policy.allowed)
-                experiments.start()
-                self._experiments = experiments
-            running = self._experiments.run(session, host, mailbox)
-        except Exception as error:  # noqa: BLE001 - told to everybody who waits
-            if isinstance(error, QosError) and error.code in HOST_IS_OVER:
-                broken, self._experiments = self._experiments, None
-                _close(broken)
-            self._tell_ended(host, obstacle_of_error(error))
-            return
-        self._sessions[host] = self._number, session, running
-
-    def _stop(self, host: Endpoint) -> None:
-        entry = self._sessions.pop(host, None)
-        self._verdicts.pop(host, None)
-        if entry is not None:
-            with contextlib.suppress(QosError):
-                entry[2].cancel()
-
-    def _is_current(self, host: Endpoint, number: int) -> bool:
-        entry = self._sessions.get(host)
-        return entry is not None and entry[0] == number
-
-    def hear(self, facts: PathFacts, number: int, event: Event) -> None:
-        """A session has something to say; in the thread."""
-        host = facts.host
-        if not self._is_current(host, number):
-            return
-        match event:
-            case Told():
-                # What flows send belongs to what was measured beside them.
-                self._count()
-                view = view_of(event, self._verdicts.get(host, Congestion()))
-                self._subsystem.receive_path_view(host, view)
-            case CongestionTold(congestion=congestion):
-                self._verdicts[host] = congestion
-                self._subsystem.tell(
-                    lambda engine, now_ns: engine.receive_congestion(
-                        host, congestion, now_ns=now_ns
-                    )
-                )
-            case Failed() | Ended():
-                self._stop(host)
-                self._tell_ended(host, obstacle_of(host, event))
-
-    def lose(self, facts: PathFacts, number: int, error: BaseException | None) -> None:
-        """A session is over; in the thread. Whoever said so before is not asked again."""
-        if not self._is_current(facts.host, number):
-            return
-        self._stop(facts.host)
-        self._tell_ended(facts.host, obstacle_of_error(error))
-
-    def _look_again(self, changes: PathChanges) -> None:
+    def _look_again(self, changed: Collection[Change], changes: PathChanges) -> None:
         """Routes, links or neighbours have changed."""
         with self._lock:
             if self._pathfinder is not None:
                 self._pathfinder.hear_failures(changes.take_failures())
+        if Change.LINKS in changed:
+            self._look_for_recreated()
+        self._locate_all()
+
+    def _look_for_recreated(self) -> None:
+        """Has another interface the name of one over which a path led?"""
+        with contextlib.suppress(OSError):
+            # A kernel that cannot be asked is asked for each way at least.
+            links = read_links()
+            names = {link.name for link in links.values()}
+            paths = self._subsystem.look(lambda engine: engine.tracked_paths())
+            self._tell_recreated(
+                {
+                    path.interface
+                    for path in paths
+                    if path.interface not in links and path.interface_name in names
+                }
+            )
+
+    def _tell_recreated(self, interfaces: Collection[int]) -> None:
+        if interfaces:
+            self._subsystem.tell(
+                lambda engine, now_ns: engine.receive_interfaces_recreated(
+                    interfaces, now_ns=now_ns
+                )
+            )
+
+    def _locate_all(self) -> None:
         for host in self._subsystem.look(lambda engine: engine.tracked_hosts()):
-            if host not in self._foreign:
-                self._subsystem.tell(partial(_receive_path, host, self.find(host, 0)))
+            self._locate(host)
+
+    def _locate_measured(self) -> None:
+        for facts in self._subsystem.look(lambda engine: engine.tracked_paths()):
+            self._locate(facts.host)
+
+    def _locate(self, host: Endpoint) -> None:
+        if host not in self._foreign:
+            self._subsystem.tell(partial(_receive_path, host, self.find(host, 0)))
 
     def _count(self) -> None:
         cookies = self._subsystem.look(lambda engine: engine.watched_sockets())
@@ -382,18 +349,6 @@ class Surveyor:
                 lambda engine, now_ns: engine.receive_counters(counters, loads, now_ns=now_ns)
             )
 
-    def _tell_ended(self, host: Endpoint, why: Unmeasurable | Refusal) -> None:
-        self._subsystem.tell(
-            lambda engine, now_ns: engine.receive_experiments_ended(host, why, now_ns=now_ns)
-        )
-
 
 def _receive_path(host: Endpoint, found: Found, engine: Engine, now_ns: int) -> list[Effect]:
     return engine.receive_path(host, found, now_ns=now_ns)
-
-
-def _close(experiments: ExperimentHost | None) -> None:
-    if experiments is not None:
-        # One that broke says so; who used it has heard it already.
-        with contextlib.suppress(QosError):
-            experiments.close()
