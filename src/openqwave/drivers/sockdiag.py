@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable
 from typing import Final, Self
 
 from openqwave.drivers.netlink import Netlink, attributes
+from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import FlowCounters
 from openqwave.model.value import value
 
@@ -91,6 +92,16 @@ def cookie_in(socket_id: bytes) -> int:
     lower, upper = struct.unpack("=II", _SOCKET_ID.unpack(socket_id)[5])
     cookie: int = upper << 32 | lower
     return cookie
+
+
+def local_in(family: int, socket_id: bytes) -> Endpoint:
+    """The address and port on this side in a socket's id."""
+    sport, _, source, _, interface, _ = _SOCKET_ID.unpack(socket_id)
+    port = int.from_bytes(sport, "big")
+    if family == socket.AF_INET:
+        return Endpoint(source[:4], port)
+    end = Endpoint(source, port)
+    return Endpoint(source, port, interface) if end.is_link_local else end.unmapped()
 
 
 def question_of(family: int, protocol: int, socket_id: bytes = bytes(_SOCKET_ID.size)) -> bytes:
@@ -183,6 +194,19 @@ class SocketDiagnosis:
                 self.reason = f"the kernel tells no counters of sockets: {error.strerror or error}"
                 return {}
             return found
+
+    def local_of(self, cookie: int) -> Endpoint | None:
+        """The address that a socket has on this side, as its packets carry it.
+
+        Args:
+            cookie: Its name; one that was found when counters were asked for last.
+
+        Returns:
+            None for any other.
+        """
+        with self._lock:
+            name = self._names.get(cookie)
+        return None if name is None else local_in(name.family, name.socket_id)
 
     def _look_up(self, netlink: Netlink) -> dict[int, FlowCounters]:
         """Ask for the sockets whose addresses are known."""

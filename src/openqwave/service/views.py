@@ -1,0 +1,340 @@
+"""The whole host for people: what the engine keeps, as rows for lists and the status.
+
+Views of flows and paths become rows with names and words in them. The engine is locked for a page
+of flows at a time and never while words are made; rows are made one by one, so that a reader who
+has room for a hundred does not wait for a hundred thousand.
+
+**Rate now.** The engine knows what TCP sends on measured paths. For other TCP sockets
+`sending.SendingRates` counts, as soon as somebody looks. Of UDP nothing is counted.
+
+**What marks a flow.** By `treatment` and settings: what the one mechanism does for it, or why
+nothing is done.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+from openqwave.ipc.messages import (
+    PROTOCOL_VERSION,
+    BackendRow,
+    FlowRow,
+    MemoryRow,
+    PathRow,
+    SinkRow,
+    SocketRow,
+    StatusRow,
+)
+from openqwave.model.flow import Transport
+from openqwave.subsystem.flows import Marking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from openqwave.model.endpoint import Endpoint
+    from openqwave.model.path import PathFacts
+    from openqwave.runtime.runtime import Runtime
+    from openqwave.service.sending import SendingRates
+    from openqwave.subsystem.flows import Settings
+    from openqwave.subsystem.views import FlowView, PathOverview
+
+# So many flows or paths are looked at while the engine is locked: a tenth of a millisecond.
+AT_ONCE: Final = 50
+
+# Texts of addresses that are remembered: a list that is watched shows the same ones each second.
+_REMEMBERED_TEXTS = 16_384
+
+_MARKING_WORDS: Final = {
+    Marking.UNADMITTED: "not admitted",
+    Marking.BY_TYPE: "by type",
+    Marking.BY_DSCP: "exact DSCP",
+    Marking.ENDED: "ended",
+}
+_PROTOCOL_WORDS: Final = {Transport.TCP: "tcp", Transport.UDP: "udp"}
+
+NO_BACKEND: Final = "none"
+_UNADMITTED: Final = "no rate is admitted yet, so nothing is changed"
+_ENDED: Final = "a rate of 0 ended marking and shaping"
+_UNMARKED: Final = "this traffic type leaves packets as the program makes them"
+_UNHELD: Final = "the program paces itself, and these packets get no marks"
+
+_MARKS: Final = "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
+_BY_PROGRAM: Final = "the program paces itself"
+_BY_TCP: Final = "the kernel's TCP paces by SO_MAX_PACING_RATE"
+_BY_FQ: Final = "the fq queue paces by SO_MAX_PACING_RATE"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerView:
+    """Who owns a flow.
+
+    Attributes:
+        pid: The process.
+        uid: Its user.
+        user: By name.
+        program: What the program calls itself.
+    """
+
+    pid: int
+    uid: int
+    user: str
+    program: str
+
+
+# -- flows ----------------------------------------------------------------------------
+
+
+def flow_rows(
+    runtime: Runtime,
+    describe_owner: Callable[[int], OwnerView],
+    after: int,
+    *,
+    now_ns: int,
+    owners: Collection[int] | None = None,
+    backend: str,
+    sending: SendingRates | None = None,
+) -> Iterator[FlowRow]:
+    """Flows by ascending ids, as rows that are made as they are taken.
+
+    Args:
+        runtime: The subsystem.
+        describe_owner: Says who an owner is.
+        after: Begin with the first flow whose id is above this.
+        now_ns: Monotonic time.
+        owners: Only the flows of these processes; all when None.
+        backend: What carries out treatments.
+        sending: Counts what sockets send; None for nobody.
+    """
+    known: dict[int, OwnerView] = {}
+    more = True
+    while more:
+        views, more = _flow_views(runtime, after, now_ns, owners)
+        if sending is not None:
+            sending.look(one.cookie for view in views for one in view.sockets)
+        for view in views:
+            after = view.flow_id
+            owner = known.get(view.owner)
+            if owner is None:
+                owner = known[view.owner] = describe_owner(view.owner)
+            yield flow_row(view, owner, backend, sending)
+
+
+def _flow_views(
+    runtime: Runtime, after: int, now_ns: int, owners: Collection[int] | None
+) -> tuple[tuple[FlowView, ...], bool]:
+    return runtime.look(
+        lambda engine: engine.flow_views(after, AT_ONCE, now_ns=now_ns, owners=owners)
+    )
+
+
+def flow_row(
+    view: FlowView, owner: OwnerView, backend: str, sending: SendingRates | None
+) -> FlowRow:
+    """One flow as a row."""
+    settings, treatment, marks = view.settings, view.treatment, view.marks
+    contract = settings.contract
+    sending_bps = view.sending_bps
+    if sending_bps is None and sending is not None and view.streams:
+        sending_bps = sending.rate_bps(view.streams)
+    name, reason = backend_of(view, backend)
+    return FlowRow(
+        flow=view.flow_id,
+        pid=owner.pid,
+        program=owner.program,
+        user=owner.user,
+        uid=owner.uid,
+        adaptive=view.is_adaptive,
+        traffic_type=_words(settings.traffic_type.name),
+        marking=_MARKING_WORDS[settings.marking],
+        dscp=None if treatment.dscp is None else marks.conformant_dscp,
+        pcp=marks.conformant_pcp or None,
+        priority=treatment.queue_priority,
+        contract_bps=None if contract is None else contract.rate_bps,
+        shaping=None if contract is None else _words(contract.shaping.name),
+        sending_bps=sending_bps,
+        sockets=tuple(
+            [
+                SocketRow(
+                    cookie=one.cookie,
+                    protocol=_PROTOCOL_WORDS[one.transport],
+                    local=_local(one.cookie, sending),
+                    destinations=tuple([text_of(each) for each in one.destinations]),
+                )
+                for one in view.sockets
+            ]
+        ),
+        socket_count=view.socket_count,
+        destination_count=view.destination_count,
+        host=None if view.host is None else host_text(view.host),
+        path_state=view.path.value,
+        backend=name,
+        backend_reason=reason,
+    )
+
+
+def backend_of(view: FlowView, name: str) -> tuple[str, str]:
+    """What carries out a flow's treatment, and how; or that nothing does, and why.
+
+    Args:
+        view: The flow.
+        name: The mechanism for all that is done.
+    """
+    treatment, contract = view.treatment, view.settings.contract
+    if treatment.dscp is None and treatment.rate_bps is None:
+        return NO_BACKEND, _why_nothing(view.settings)
+    if contract is None:
+        pace = None
+    elif treatment.rate_bps is None:
+        pace = _BY_PROGRAM
+    else:
+        transports = {one.transport for one in view.sockets}
+        pace = _BY_TCP if transports == {Transport.TCP} else _BY_FQ
+    parts = (_MARKS if treatment.dscp is not None else None, pace)
+    return name, "; ".join([part for part in parts if part is not None])
+
+
+def _why_nothing(settings: Settings) -> str:
+    if settings.marking is Marking.UNADMITTED:
+        return _UNADMITTED
+    if settings.marking is Marking.ENDED:
+        return _ENDED
+    return _UNMARKED if settings.contract is None else _UNHELD
+
+
+def _local(cookie: int, sending: SendingRates | None) -> str | None:
+    local = None if sending is None else sending.local_of(cookie)
+    return None if local is None else text_of(local)
+
+
+# -- paths ----------------------------------------------------------------------------
+
+
+def path_rows(runtime: Runtime, after: int, *, now_ns: int) -> Iterator[PathRow]:
+    """Paths in the order in which they came to be known, as rows that are made as they are taken.
+
+    Args:
+        runtime: The subsystem.
+        after: How many are left out at the beginning.
+        now_ns: Monotonic time.
+    """
+    more = True
+    while more:
+        views, more = _path_views(runtime, after, now_ns)
+        after += len(views)
+        yield from map(path_row, views)
+
+
+def _path_views(runtime: Runtime, after: int, now_ns: int) -> tuple[tuple[PathOverview, ...], bool]:
+    return runtime.look(lambda engine: engine.path_views(after, AT_ONCE, now_ns=now_ns))
+
+
+def path_row(view: PathOverview) -> PathRow:
+    """One path as a row."""
+    status = view.status
+    facts, known, congestion = status.facts, status.fundamentals, status.congestion
+    return PathRow(
+        host=host_text(status.host, facts),
+        interface="" if facts is None else facts.interface_name,
+        source="" if facts is None or not facts.source else str(ip_address(facts.source)),
+        gateway=None if facts is None or not facts.gateway else str(ip_address(facts.gateway)),
+        link_type="" if facts is None else facts.link_type.value,
+        on_link=facts is not None and facts.is_on_link,
+        capacity_bps=known.bottleneck_bps,
+        available_bps=known.available_bps,
+        available_low_bps=status.available_low_bps,
+        rtt_ns=known.rtt_ns,
+        confidence=status.confidence,
+        age_ns=status.age_ns,
+        congested=congestion.is_congested,
+        congestion_reason="" if congestion.reason is None else congestion.reason.value,
+        held_bps=status.held_bps,
+        own_bps=status.own_bps,
+        sent_bytes=status.sent_bytes,
+        flow_count=view.flow_count,
+        tracker_count=view.tracker_count,
+        obstacle=status.obstacle,
+    )
+
+
+# -- the service ----------------------------------------------------------------------
+
+
+def status_row(
+    runtime: Runtime,
+    *,
+    service: str,
+    version: str,
+    started_ns: int,
+    now_ns: int,
+    socket: str,
+    config_file: str,
+    handles: int,
+    peers: int,
+    lends: bool,
+    backend: tuple[str, str],
+    sink: tuple[bool, str],
+    memory: tuple[str, str],
+    counters: Mapping[str, int] | None = None,
+) -> StatusRow:
+    """How the service is.
+
+    Args:
+        runtime: The subsystem, which is asked how many flows and paths it has.
+        service: What the service calls itself.
+        version: Of the software.
+        started_ns: When it started, monotonic time.
+        now_ns: Now, likewise.
+        socket: Where it listens.
+        config_file: The configuration that is in force; empty for none.
+        handles: Open handles.
+        peers: Connections.
+        lends: Whether descriptors are asked for with each request.
+        backend: What marks packets, and why it is that.
+        sink: Whether it answers other hosts' experiments, and why or why not.
+        memory: Where estimates are kept, and how that goes.
+        counters: Incidents and the like; None for whoever may not see them.
+    """
+    flows, paths = runtime.look(lambda engine: (engine.flow_count, engine.path_count))
+    return StatusRow(
+        service=service,
+        version=version,
+        protocol=PROTOCOL_VERSION,
+        pid=os.getpid(),
+        uptime_ns=now_ns - started_ns,
+        socket=socket,
+        config_file=config_file,
+        handles=handles,
+        flows=flows,
+        paths=paths,
+        peers=peers,
+        lends=lends,
+        backend=BackendRow(name=backend[0], reason=backend[1]),
+        sink=SinkRow(on=sink[0], reason=sink[1]),
+        memory=MemoryRow(path=memory[0], state=memory[1]),
+        counters=dict(counters or {}),
+    )
+
+
+# -- words ----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=_REMEMBERED_TEXTS)
+def text_of(end: Endpoint) -> str:
+    """An address with its port."""
+    return str(end)
+
+
+def host_text(host: Endpoint, facts: PathFacts | None = None) -> str:
+    """A host's address; a link-local one with its interface."""
+    if not host.scope_id:
+        return str(host.address)
+    is_known = facts is not None and facts.interface == host.scope_id
+    return f"{host.address}%{facts.interface_name if facts and is_known else host.scope_id}"
+
+
+def _words(name: str) -> str:
+    return name.lower().replace("_", " ")
