@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -275,6 +276,18 @@ def test_a_path_in_words() -> None:
     why = Refusal(ErrorCode.ERROR_UNEXP_NET_ERR, "broke off")
     shown.carry_out(shown.engine.receive_experiments_ended(A, why, now_ns=shown.now_ns))
     assert shown.path_row().obstacle == "broke off"
+
+
+def test_what_is_remembered_of_a_path_is_said_to_be_so() -> None:
+    shown = Shown()
+    handle = shown.open()
+    way = PathFacts(A.host(), 3, "eth0", b"", b"", 1500, LinkType.WIRED)
+    shown.grant(handle, rq.AddSocket(0, facts(1), A, TrafficType.VOICE, True, None, way))
+    old = replace(view(available_bps=MBIT), since_ns=shown.now_ns - S)
+    shown.carry_out(shown.engine.receive_recalled(A, old, now_ns=shown.now_ns))
+    assert (shown.path_row().is_remembered, shown.path_row().age_ns) == (True, S)
+    shown.see(A, view(available_bps=MBIT))
+    assert shown.path_row().is_remembered is False
 
 
 def test_a_path_of_which_nothing_is_known() -> None:

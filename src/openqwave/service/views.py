@@ -257,6 +257,7 @@ def path_row(view: PathOverview) -> PathRow:
         flow_count=view.flow_count,
         tracker_count=view.tracker_count,
         obstacle=status.obstacle,
+        is_remembered=view.is_remembered,
     )
 
 
