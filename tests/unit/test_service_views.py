@@ -204,7 +204,7 @@ def test_an_adaptive_flow_that_is_not_admitted() -> None:
     shown.flow(shown.open(), 1, A, is_adaptive=True)
     row = shown.row()
     assert (row.adaptive, row.marking, row.dscp) == (True, "not admitted", None)
-    assert (row.host, row.path_state) == ("192.0.2.1", "not measurable")
+    assert (row.host, row.path_state) == ("192.0.2.1", "unmeasured")
     assert (row.backend, row.backend_reason) == (
         "none",
         "no rate is admitted yet, so nothing is changed",

@@ -44,11 +44,11 @@ class PathState(enum.Enum):
     """How it stands with the path of a flow; the value is a word or two for people."""
 
     NONE = "none"
-    BEGINNING = "being measured"
+    BEGINNING = "measuring"
     MEASURED = "measured"
     CONGESTED = "congested"
     TROUBLED = "in trouble"
-    UNMEASURABLE = "not measurable"
+    UNMEASURABLE = "unmeasured"
 
 
 @value
