@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from openqwave.cli.service.options import service_app
 from openqwave.probing.sink_limits import SinkLimits
 
 # A median and a 99th percentile of a few hundred packets mean something; fewer do not.
@@ -47,6 +48,7 @@ def _program() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     program.add_typer(demo_app, name="demo")
+    program.add_typer(service_app, name="service")
     return program
 
 
