@@ -51,10 +51,15 @@ class Interruption:
         self._stop.wait(timeout_s)
         self.check()
 
-    def wait_readable(self, fd: int) -> None:
-        """Wait for a descriptor; raise `Interrupted` as soon as a signal comes."""
-        select.select([fd, self._stop.fd], [], [])
+    def wait_readable(self, fd: int, timeout_s: float | None = None) -> bool:
+        """Wait for a descriptor; raise `Interrupted` as soon as a signal comes.
+
+        Returns:
+            Whether it is readable; not so after the time-out.
+        """
+        ready, _, _ = select.select([fd, self._stop.fd], [], [], timeout_s)
         self.check()
+        return fd in ready
 
     def __enter__(self) -> Self:
         for number in SIGNALS:

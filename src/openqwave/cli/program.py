@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from openqwave.cli.bounds import check_range
+from openqwave.cli.overview.options import overview_app
 from openqwave.cli.service.options import service_app
 from openqwave.probing.sink_limits import SinkLimits
 
@@ -48,6 +50,7 @@ def _program() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     program.add_typer(demo_app, name="demo")
+    program.add_typer(overview_app)
     program.add_typer(service_app, name="service")
     return program
 
@@ -64,23 +67,16 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _check_range(seconds: float, shortest: float, longest: float) -> float:
-    # Not by the parser's own bounds, which let "nan" pass.
-    if not shortest <= seconds <= longest:
-        raise typer.BadParameter(f"{seconds:g} is not from {shortest:g} to {longest:g}.")
-    return seconds
-
-
 def _check_seconds(seconds: float) -> float:
-    return _check_range(seconds, SHORTEST_S, LONGEST_S)
+    return check_range(seconds, SHORTEST_S, LONGEST_S)
 
 
 def _check_probe_seconds(seconds: float | None) -> float | None:
-    return None if seconds is None else _check_range(seconds, SHORTEST_PROBE_S, LONGEST_PROBE_S)
+    return None if seconds is None else check_range(seconds, SHORTEST_PROBE_S, LONGEST_PROBE_S)
 
 
 def _check_run_seconds(seconds: float | None) -> float | None:
-    return None if seconds is None else _check_range(seconds, SHORTEST_PROBE_S, LONGEST_RUN_S)
+    return None if seconds is None else check_range(seconds, SHORTEST_PROBE_S, LONGEST_RUN_S)
 
 
 def _check_networks(networks: list[str] | None) -> list[str] | None:

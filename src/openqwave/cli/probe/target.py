@@ -43,17 +43,33 @@ def resolve(
         Interrupted: A signal came.
     """
     found = _look_up(host, version, interruption)
-    name = found[0][4]
-    if ":" in name[0]:
-        packed = socket.inet_pton(socket.AF_INET6, name[0].partition("%")[0])
-        endpoint = Endpoint(packed, PORT, name[3]).unmapped()
-    else:
-        endpoint = Endpoint(socket.inet_aton(name[0]), PORT)
+    endpoint = _endpoint_of(found[0][4])
     _check(host, endpoint, version)
     address = str(endpoint.address)
     if endpoint.scope_id:
         address += f"%{_scope_name(endpoint.scope_id)}"
     return endpoint, Destination(host, address, endpoint.version)
+
+
+def addresses_of(host: str, interruption: Interruption) -> list[Endpoint]:
+    """All addresses of a host.
+
+    Args:
+        host: A name or an address.
+        interruption: May end the look-up.
+
+    Raises:
+        BadHostError: There is no such host.
+        Interrupted: A signal came.
+    """
+    return [_endpoint_of(found[4]) for found in _look_up(host, None, interruption)]
+
+
+def _endpoint_of(name: tuple[Any, ...]) -> Endpoint:
+    if ":" in name[0]:
+        packed = socket.inet_pton(socket.AF_INET6, name[0].partition("%")[0])
+        return Endpoint(packed, PORT, name[3]).unmapped()
+    return Endpoint(socket.inet_aton(name[0]), PORT)
 
 
 def _scope_name(index: int) -> str:

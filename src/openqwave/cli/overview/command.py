@@ -1,0 +1,228 @@
+"""`qwave flows`, `qwave paths`, `qwave status`, in order: connect, look, show; and exit statuses.
+
+Watching is looking again. What is lost with a handle, as when the machine slept, is only the
+connection: another one is made at once.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from openqwave.cli.interruption import Interrupted, Interruption
+from openqwave.cli.overview.asking import (
+    HandleWasLost,
+    NoService,
+    Service,
+    ServiceFailed,
+    wanted_path,
+)
+from openqwave.cli.overview.filters import Wanted
+from openqwave.cli.overview.seen import FlowsSeen, NoServiceSeen, PathsSeen, StatusSeen
+from openqwave.cli.overview.showing import view
+from openqwave.cli.overview.words import clean
+from openqwave.cli.probe.target import BadHostError, addresses_of
+
+if TYPE_CHECKING:
+    from openqwave.cli.overview.showing import Seen
+    from openqwave.ipc.messages import FlowRow
+
+SHOWN, CANNOT_RUN, NO_SERVICE = 0, 2, 3
+
+# The service begins to count what TCP sends when it is asked, and has a rate a quarter of a second
+# later. On a busy machine that may take twice as long; what is not known then stays unknown.
+_COUNTING_S, _COUNTINGS = 0.4, 2
+# Of so many sockets it counts, and no more.
+_MOST_COUNTED: Final = 4_096
+
+_ADVICE: Final = (
+    "`qwave service install` sets the service up, `qwaved` runs it in a terminal; "
+    "QWAVE_SOCKET names another place"
+)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for.
+
+    Attributes:
+        user: Only flows of this user, by name or number.
+        pid: Only flows of this process.
+        host: Only what concerns this host, by name or address.
+        as_json: Documents instead of pages.
+        watches: Look again and again.
+        interval_s: How often.
+        watch_s: For how long; None for until Ctrl-C.
+    """
+
+    user: str | None = None
+    pid: int | None = None
+    host: str | None = None
+    as_json: bool = False
+    watches: bool = False
+    interval_s: float = 1.0
+    watch_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Looker:
+    """Looks at the service, through one connection as long as it holds."""
+
+    interruption: Interruption
+    service: Service | None = None
+    sees_all: bool | None = None
+
+    def look(self, question: Callable[[Service], _T]) -> _T:
+        """Put a question; once more where the handle was lost since the last one."""
+        is_new = self.service is None
+        try:
+            return question(self._connected())
+        except HandleWasLost:
+            self.close()
+            if is_new:
+                raise
+            return question(self._connected())
+        except BaseException:
+            self.close()
+            raise
+
+    def _connected(self) -> Service:
+        if self.service is None:
+            self.service = Service(wanted_path(), self.interruption)
+        return self.service
+
+    def close(self) -> None:
+        """Let go of the connection; the next look makes another one."""
+        if self.service is not None:
+            self.service.close()
+        self.service, self.sees_all = None, None
+
+
+_Look: TypeAlias = "Callable[[_Looker, Wanted], Seen]"
+
+
+def run_flows(options: Options) -> int:
+    """Show flows; return the exit status. All else is on standard output and error."""
+    return _run(options, _look_at_flows)
+
+
+def run_paths(options: Options) -> int:
+    """Show paths, likewise."""
+    return _run(options, _look_at_paths)
+
+
+def run_status(options: Options) -> int:
+    """Show the status, likewise; that there is no service is a status, too."""
+    return _run(options, _look_at_status)
+
+
+def _look_at_flows(looker: _Looker, wanted: Wanted) -> Seen:
+    def ask(service: Service) -> tuple[list[FlowRow], bool]:
+        if looker.sees_all is None:
+            looker.sees_all = service.sees_all()
+        return [row for row in service.flows() if wanted.takes_flow(row)], looker.sees_all
+
+    rows, sees_all = looker.look(ask)
+    return FlowsSeen(rows, sees_all, is_filtered=not wanted.is_all)
+
+
+def _look_at_paths(looker: _Looker, wanted: Wanted) -> Seen:
+    rows = looker.look(lambda service: service.paths())
+    found = [row for row in rows if wanted.takes_path(row)]
+    return PathsSeen(found, is_filtered=not wanted.is_all)
+
+
+def _look_at_status(looker: _Looker, _: Wanted) -> Seen:
+    try:
+        return StatusSeen(looker.look(lambda service: service.status()))
+    except NoService as none:
+        return NoServiceSeen(clean(str(none)), _ADVICE)
+
+
+def _run(options: Options, look: _Look) -> int:
+    try:
+        with Interruption() as interruption:
+            wanted = _wanted(options, interruption)
+            looker = _Looker(interruption)
+            try:
+                if options.watches:
+                    return _watch(options, look, looker, wanted)
+                return _show(options, look, looker, wanted)
+            finally:
+                looker.close()
+    except Interrupted as interrupted:
+        _tell("Interrupted.")
+        return interrupted.status
+    except NoService as none:
+        _tell(
+            f"No QoS service: {clean(str(none))}. {_ADVICE}. Without it each program's flows are "
+            "known to itself alone."
+        )
+    except ServiceFailed as failed:
+        _tell(f"{clean(str(failed))[:1].upper()}{clean(str(failed))[1:]}.")
+    except BadHostError as error:
+        _tell(f"{clean(str(error))}")
+    return CANNOT_RUN
+
+
+def _wanted(options: Options, interruption: Interruption) -> Wanted:
+    hosts = None
+    if options.host is not None:
+        found = addresses_of(options.host, interruption)
+        hosts = frozenset(each.unmapped().address for each in found)
+    return Wanted(options.user, options.pid, hosts)
+
+
+def _show(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:
+    """Look until all is known that can be, and show it."""
+    seen = look(looker, wanted)
+    for _ in range(_COUNTINGS):
+        if not _is_being_counted(seen):
+            break
+        looker.interruption.pause(_COUNTING_S)
+        seen = look(looker, wanted)
+    with view(as_json=options.as_json, watches=False) as shown:
+        shown.show(seen)
+    return NO_SERVICE if isinstance(seen, NoServiceSeen) else SHOWN
+
+
+def _is_being_counted(seen: Seen) -> bool:
+    """Is there a rate that the service may know in a moment?"""
+    if not isinstance(seen, FlowsSeen) or len(seen.rows) > _MOST_COUNTED:
+        return False
+    return any(
+        row.sending_bps is None
+        and len(row.sockets) == row.socket_count
+        and all(one.protocol == "tcp" for one in row.sockets)
+        for row in seen.rows
+    )
+
+
+def _watch(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:
+    """Look and show until the time is over, or a signal comes, which is the end in order."""
+    began_s = time.monotonic()
+    end_s = math.inf if options.watch_s is None else began_s + options.watch_s
+    try:
+        seen = look(looker, wanted)
+        with view(as_json=options.as_json, watches=True) as shown:
+            while True:
+                shown.show(seen)
+                now_s = time.monotonic()
+                # Half of the service's time is for others, however long a look takes.
+                began_s = max(began_s + options.interval_s, now_s + (now_s - began_s))
+                if began_s >= end_s:
+                    return SHOWN
+                looker.interruption.pause(began_s - now_s)
+                seen = look(looker, wanted)
+    except Interrupted:
+        return SHOWN
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(message + "\n")

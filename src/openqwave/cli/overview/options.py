@@ -1,0 +1,132 @@
+"""The options of `qwave flows`, `qwave paths` and `qwave status`; what they do is in `command`."""
+
+from typing import Annotated
+
+import typer
+
+from openqwave.cli.bounds import check_range
+
+# Looking more often costs the service more than it shows; a day is as good as never.
+SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 0.1, 86_400.0
+
+
+def _check_seconds(seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
+    return check_range(seconds, SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S)
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document; with --watch, one a line.")
+]
+Watches = Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")]
+Interval = Annotated[
+    float | None,
+    typer.Option(
+        "--interval",
+        metavar="SECONDS",
+        help="With --watch: look this often.",
+        callback=_check_seconds,
+        show_default=False,
+    ),
+]
+ForSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--for",
+        metavar="SECONDS",
+        help="With --watch: end after so long.",
+        callback=_check_seconds,
+        show_default=False,
+    ),
+]
+
+overview_app = typer.Typer(rich_markup_mode="markdown")
+
+
+def _check_watching(watches: bool, interval: float | None, for_seconds: float | None) -> None:
+    for value, name in ((interval, "--interval"), (for_seconds, "--for")):
+        if value is not None and not watches:
+            raise typer.BadParameter(f"{name} goes with --watch.")
+
+
+@overview_app.command()
+def flows(
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="USER", help="Only flows of this user.", show_default=False),
+    ] = None,
+    pid: Annotated[
+        int | None,
+        typer.Option(
+            "--pid", metavar="PID", help="Only flows of this process.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host", metavar="HOST", help="Only flows that go to this host.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    watch: Watches = False,
+    interval: Interval = None,
+    for_seconds: ForSeconds = None,
+) -> None:
+    """Show the flows of all programs of this host.
+
+    Each with its program and user, its sockets and where they send, its type, the marks that its
+    packets really carry, its contract, what it sends now (TCP), how it stands with its path, and
+    what marks it and why. Asks the service, qwaved. Who is not root sees only their own flows.
+
+    Exit status: 0, or 2 if there is no service; 130 if it was interrupted, but watching ends so
+    with 0.
+    """
+    _check_watching(watch, interval, for_seconds)
+    from openqwave.cli.overview.command import Options, run_flows
+
+    options = Options(user, pid, host, as_json, watch, interval or 1.0, for_seconds)
+    raise typer.Exit(run_flows(options))
+
+
+@overview_app.command()
+def paths(
+    host: Annotated[
+        str | None,
+        typer.Argument(metavar="HOST", help="Only the path to this host.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    watch: Watches = False,
+    interval: Interval = None,
+    for_seconds: ForSeconds = None,
+) -> None:
+    """Show the paths to all hosts that programs of this host take an interest in.
+
+    Each with the way there, what it carries, what of it is free and what contracts hold, and
+    whether it is congested; or why it is not measured. Asks the service, qwaved.
+
+    Exit status: as for `qwave flows`.
+    """
+    _check_watching(watch, interval, for_seconds)
+    from openqwave.cli.overview.command import Options, run_paths
+
+    options = Options(None, None, host, as_json, watch, interval or 1.0, for_seconds)
+    raise typer.Exit(run_paths(options))
+
+
+@overview_app.command()
+def status(
+    as_json: AsJson = False,
+    watch: Watches = False,
+    interval: Interval = None,
+    for_seconds: ForSeconds = None,
+) -> None:
+    """Show how the service is; or that there is none, and what programs do then.
+
+    Exit status: 0, or 3 if there is no service; watching ends with 0.
+    """
+    _check_watching(watch, interval, for_seconds)
+    from openqwave.cli.overview.command import Options, run_status
+
+    options = Options(None, None, None, as_json, watch, interval or 1.0, for_seconds)
+    raise typer.Exit(run_status(options))
