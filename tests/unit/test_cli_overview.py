@@ -36,7 +36,12 @@ BUSY = Refusal(ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "256 handles are open")
 TCP = ms.SocketRow(
     cookie=17, protocol="tcp", local="10.0.0.1:40000", destinations=("10.0.1.2:5004",)
 )
-UDP = ms.SocketRow(cookie=18, protocol="udp", destinations=("[2001:db8::2]:5004", "10.0.1.3:9"))
+UDP = ms.SocketRow(
+    cookie=18,
+    protocol="udp",
+    local="[::]:5000",
+    destinations=("[2001:db8::2]:5004", "10.0.1.3:9"),
+)
 
 
 def flow(number: int = 1, **fields: Any) -> ms.FlowRow:  # noqa: ANN401 - any field of a row
@@ -280,7 +285,7 @@ def test_flows_as_a_document(served: FakeService, capsys: pytest.CaptureFixture[
         {
             "cookie": 18,
             "protocol": "udp",
-            "local": None,
+            "local": "[::]:5000",
             "destinations": ["[2001:db8::2]:5004", "10.0.1.3:9"],
         }
     ]
@@ -310,12 +315,12 @@ def test_flows_as_a_table(served: FakeService, capsys: pytest.CaptureFixture[str
     assert out.splitlines() == [
         "flow  user   program   pid  type         DSCP  contract  sends  path",
         "   7  alice  ffmpeg   4711  audio video    40      5.00      ?  -",
-        "    udp > [2001:db8::2]:5004, 10.0.1.3:9; queue 6; socket options (a)",
+        "    udp [::]:5000 > [2001:db8::2]:5004, 10.0.1.3:9; queue 6; socket options (a)",
         "   8  alice  ffmpeg   4711  audio video    40         -   8.13  congested",
         "    tcp 10.0.0.1:40000 > 10.0.1.2:5004; path to 10.0.1.2; exact DSCP; 802.1p 5; "
         "queue 6; socket options (b)",
         "   9  alice  ffmpeg   4711  audio video     -         -      ?  -",
-        "    udp > [2001:db8::2]:5004, 10.0.1.3:9; no backend (c)",
+        "    udp [::]:5000 > [2001:db8::2]:5004, 10.0.1.3:9; no backend (c)",
         "(a) socket options: marks by IP_TOS.",
         "(b) socket options: marks by IP_TOS; the kernel's TCP paces.",
         "(c) none: a rate of 0 ended it.",
@@ -331,7 +336,7 @@ def test_of_many_sockets_a_few_are_shown(
     served.script = Script(flows=lambda _: [row])
     assert run_flows(Options()) == 0
     below = capsys.readouterr().out.splitlines()[2]
-    assert below.startswith("    udp > 10.0.1.0:9, 10.0.1.1:9 and 3 more; udp")
+    assert below.startswith("    udp [::]:5000 > 10.0.1.0:9, 10.0.1.1:9 and 3 more; udp")
     assert "; and 28 more sockets; 155 destinations in all; " in below
 
 
@@ -414,6 +419,21 @@ def test_rates_of_streams_are_waited_for(
     assert run_flows(Options(as_json=True)) == 0
     assert printed(capsys)["flows"][0]["sending_bps"] is None
     assert served.looks == 3
+
+
+@pytest.mark.usefixtures("passing")
+def test_addresses_of_sockets_are_waited_for_once(
+    served: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = flow(1, sockets=(replace_socket(UDP, local=None),))
+    served.script = Script(flows=lambda look: [unknown if look == 0 else flow(1)])
+    assert run_flows(Options(as_json=True)) == 0
+    assert printed(capsys)["flows"][0]["sockets"][0]["local"] == "[::]:5000"
+    assert served.looks == 2
+    served.looks, served.script = 0, Script(flows=lambda _: [unknown])
+    assert run_flows(Options(as_json=True)) == 0
+    assert printed(capsys)["flows"][0]["sockets"][0]["local"] is None
+    assert served.looks == 2
 
 
 @pytest.mark.parametrize(
@@ -506,7 +526,7 @@ def test_what_a_service_says_does_nothing_to_a_terminal(
 
 def test_paths_as_a_table(served: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        PATH,
+        ms.PathRow(host="2001:db8::9", obstacle="no sink answers there"),
         msgspec.structs.replace(
             PATH,
             host="10.0.1.3",
@@ -521,7 +541,7 @@ def test_paths_as_a_table(served: FakeService, capsys: pytest.CaptureFixture[str
             sent_bytes=0,
             is_remembered=True,
         ),
-        ms.PathRow(host="2001:db8::9", obstacle="no sink answers there"),
+        PATH,
     ]
     served.script = Script(paths=rows)
     assert run_paths(Options()) == 0

@@ -307,12 +307,15 @@ def test_what_a_stream_on_a_measured_path_sends_is_known_for_a_while() -> None:
     count(1_000 + 200_000)
     assert seen.flow_view(tcp).sending_bps == 8 * MBIT
     assert seen.flow_view(udp).sending_bps is None
+    # A mean of what was counted, which soon forgets.
     seen.now_ns += S // 5
     count(1_000 + 200_000)
-    # The rate of now, and not a mean.
-    assert seen.flow_view(tcp).sending_bps == 0
+    assert 2 * MBIT < (seen.flow_view(tcp).sending_bps or 0) < 5 * MBIT
+    seen.now_ns += S
+    count(1_000 + 200_000 + 125_000)
+    assert seen.flow_view(tcp).sending_bps == MBIT
     seen.now_ns += STALE_NS
-    assert seen.flow_view(tcp).sending_bps == 0
+    assert seen.flow_view(tcp).sending_bps == MBIT
     seen.now_ns += 1
     assert seen.flow_view(tcp).sending_bps is None
 

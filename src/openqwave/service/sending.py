@@ -6,7 +6,7 @@ looked for a while; then it ends. So a list costs no question to the kernel, the
 rates, and one that follows a moment later does. The addresses that sockets have on this side are
 learnt by the way, also those of UDP.
 
-**What a rate is.** Payload that TCP handed to the network between the last two counts, repetitions
+**What a rate is.** Payload that TCP handed to the network in the last second or so, repetitions
 included. UDP counts nothing that can be read without rights; that comes with a data plane in the
 kernel. A socket in another network namespace than the service's is not found.
 
@@ -184,7 +184,7 @@ class SendingRates:
     def _pause_s(self) -> float:
         with self._lock:
             meters = [one.meter for one in self._watched.values() if one.meter is not None]
-        return PAUSE_S if all(meter.readings for meter in meters) else FIRST_PAUSE_S
+        return PAUSE_S if all(meter.is_known for meter in meters) else FIRST_PAUSE_S
 
     def count(self, cookies: Collection[int]) -> None:
         """Count once."""

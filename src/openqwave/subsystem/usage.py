@@ -65,7 +65,7 @@ class Meter:
         rate_bps: Smoothed.
         seen_bps: What the last reading found by itself.
         lately_bps: The higher of the last two of these.
-        readings: How many have found a rate since the count began.
+        unseen: How much of the smoothed rate is of the time before the first reading, of 1.
     """
 
     count: int
@@ -73,7 +73,7 @@ class Meter:
     rate_bps: float = 0.0
     seen_bps: float = 0.0
     lately_bps: float = 0.0
-    readings: int = 0
+    unseen: float = 1.0
 
     @property
     def used_bps(self) -> float:
@@ -88,21 +88,31 @@ class Meter:
         if count < self.count or elapsed_ns > LONGEST_NS:
             # Another socket or interface, or too long ago.
             self.rate_bps = self.seen_bps = self.lately_bps = 0.0
-            self.readings = 0
+            self.unseen = 1.0
         else:
             seen_bps = (count - self.count) * _BITS_NS / elapsed_ns
             weight = min(1.0, elapsed_ns / SMOOTHING_NS)
             self.rate_bps += weight * (seen_bps - self.rate_bps)
             self.seen_bps, self.lately_bps = seen_bps, max(seen_bps, self.seen_bps)
-            self.readings += 1
+            self.unseen *= 1.0 - weight
         self.count, self.at_ns = count, now_ns
         return self.rate_bps
 
+    @property
+    def is_known(self) -> bool:
+        """Has any reading found a rate?"""
+        return self.unseen < 1.0
+
     def now_bps(self, now_ns: int) -> int | None:
-        """What is sent now: by the last reading; None where that says nothing of now."""
-        if not self.readings or now_ns - self.at_ns > STALE_NS:
+        """What is sent now: the mean of the last second, or of what of it was counted.
+
+        Returns:
+            None where nothing was counted that says something of now.
+        """
+        if not self.is_known or now_ns - self.at_ns > STALE_NS:
             return None
-        return round(self.seen_bps)
+        # The smoothed rate takes the time before the first reading for one of silence.
+        return round(self.rate_bps / (1.0 - self.unseen))
 
 
 class Usage:

@@ -21,7 +21,7 @@ from openqwave.cli.overview.asking import (
     ServiceFailed,
     wanted_path,
 )
-from openqwave.cli.overview.filters import Wanted
+from openqwave.cli.overview.filters import Wanted, place_of
 from openqwave.cli.overview.seen import FlowsSeen, NoServiceSeen, PathsSeen, StatusSeen
 from openqwave.cli.overview.showing import view
 from openqwave.cli.overview.words import clean
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 SHOWN, CANNOT_RUN, NO_SERVICE = 0, 2, 3
 
 # The service begins to count what TCP sends when it is asked, and has a rate a quarter of a second
-# later. On a busy machine that may take twice as long; what is not known then stays unknown.
+# later; it knows the addresses of sockets then, too. On a busy machine that may take twice as long;
+# what is not known then stays unknown.
 _COUNTING_S, _COUNTINGS = 0.4, 2
 # Of so many sockets it counts, and no more.
 _MOST_COUNTED: Final = 4_096
+_COUNTED_PROTOCOL: Final = "tcp"
 
 _ADVICE: Final = (
     "`qwave service install` sets the service up, `qwaved` runs it in a terminal; "
@@ -135,6 +137,7 @@ def _look_at_flows(looker: _Looker, wanted: Wanted) -> Seen:
 def _look_at_paths(looker: _Looker, wanted: Wanted) -> Seen:
     rows = looker.look(lambda service: service.paths())
     found = [row for row in rows if wanted.takes_path(row)]
+    found.sort(key=lambda row: place_of(row.host))
     return PathsSeen(found, is_filtered=not wanted.is_all)
 
 
@@ -182,8 +185,8 @@ def _wanted(options: Options, interruption: Interruption) -> Wanted:
 def _show(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:
     """Look until all is known that can be, and show it."""
     seen = look(looker, wanted)
-    for _ in range(_COUNTINGS):
-        if not _is_being_counted(seen):
+    for number in range(_COUNTINGS):
+        if not _is_worth_another(seen, is_first=number == 0):
             break
         looker.interruption.pause(_COUNTING_S)
         seen = look(looker, wanted)
@@ -192,16 +195,24 @@ def _show(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int
     return NO_SERVICE if isinstance(seen, NoServiceSeen) else SHOWN
 
 
-def _is_being_counted(seen: Seen) -> bool:
-    """Is there a rate that the service may know in a moment?"""
+def _is_worth_another(seen: Seen, *, is_first: bool) -> bool:
+    """Is there something that the service may know in a moment?
+
+    The addresses that sockets have on this side are waited for once: one that was never used has
+    none.
+    """
     if not isinstance(seen, FlowsSeen) or len(seen.rows) > _MOST_COUNTED:
         return False
-    return any(
-        row.sending_bps is None
-        and len(row.sockets) == row.socket_count
-        and all(one.protocol == "tcp" for one in row.sockets)
-        for row in seen.rows
-    )
+    for row in seen.rows:
+        if is_first and any(one.local is None for one in row.sockets):
+            return True
+        if (
+            row.sending_bps is None
+            and len(row.sockets) == row.socket_count
+            and all(one.protocol == _COUNTED_PROTOCOL for one in row.sockets)
+        ):
+            return True
+    return False
 
 
 def _watch(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:

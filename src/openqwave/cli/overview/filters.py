@@ -53,6 +53,12 @@ class Wanted:
         return self.hosts is None or address_in(row.host) in self.hosts
 
 
+def place_of(host: str) -> tuple[int, int]:
+    """Where a host stands in a list: IPv4 before IPv6, by number, and last what is no address."""
+    address = address_in(host)
+    return (7, 0) if address is None else (address.version, int(address))
+
+
 def address_in(text: str) -> Address | None:
     """The address in ``192.0.2.1:5004``, ``[2001:db8::1%3]:5004`` or one that stands alone."""
     if text.startswith("["):

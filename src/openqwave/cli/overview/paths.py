@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from openqwave.cli.overview.pages import Column, Page, Row, lay_out
-from openqwave.cli.overview.words import bytes_sent, clean, counted, duration, rate
+from openqwave.cli.overview.words import bytes_sent, clean, counted, duration, figure, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def state_of(row: PathRow) -> tuple[str, str]:
 
 
 def _row(row: PathRow) -> Row:
-    round_trip = "?" if row.rtt_ns is None else f"{row.rtt_ns / _NS_PER_MS:.3g} ms"
+    round_trip = "?" if row.rtt_ns is None else f"{figure(row.rtt_ns / _NS_PER_MS)} ms"
     cells: list[Piece] = [
         (clean(row.host), "bold"),
         (rate(row.capacity_bps), ""),
@@ -74,7 +74,7 @@ def _below(row: PathRow) -> list[str]:
     if row.available_low_bps is not None:
         sure = f"{100 * row.confidence:.0f} % sure"
         phrases.append(f"at least {rate(row.available_low_bps)} free, {sure}")
-    if row.own_bps is not None:
+    if row.own_bps is not None and row.held_bps:
         phrases.append(f"flows under contract send {rate(row.own_bps)}")
     if row.tracker_count:
         phrases.append(f"tracked by {counted(row.tracker_count, 'handle')}")

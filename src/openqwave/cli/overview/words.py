@@ -65,18 +65,20 @@ def cut(text: str, width: int) -> str:
     return taken + "…"
 
 
-def rate(bps: int | None, unknown: str = "?") -> str:
-    """A rate in Mbit/s, without the unit: three digits, and more for whole numbers."""
-    if bps is None:
-        return unknown
-    number = bps / _MBPS
+def figure(number: float) -> str:
+    """A number of anything: three digits, and more for whole ones."""
     if number >= 100:
         return f"{number:.0f}"
     if number >= 10:
         return f"{number:.1f}"
-    if number >= 0.01 or not bps:
-        return f"{number:.2f}" if bps else "0"
-    return "<0.01"
+    if number >= 0.01:
+        return f"{number:.2f}"
+    return "<0.01" if number else "0"
+
+
+def rate(bps: int | None, unknown: str = "?") -> str:
+    """A rate in Mbit/s, without the unit."""
+    return unknown if bps is None else figure(bps / _MBPS)
 
 
 def duration(time_ns: int | None, unknown: str = "?") -> str:
