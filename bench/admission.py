@@ -41,7 +41,8 @@ from typing import Any
 import openqwave as qw
 from openqwave.admission.policy import Limits, Policy
 from openqwave.client.embedded import Embedded
-from openqwave.client.sync import Backend, Qos
+from openqwave.client.opening import Backend
+from openqwave.client.sync import Qos
 from openqwave.enforcement.memory import Memory
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint

@@ -11,8 +11,9 @@ when the network cannot carry it::
 `openqwave.aio` has the same names as coroutines, `openqwave.qos2` the Windows ones.
 """
 
+from openqwave.client.opening import Backend
 from openqwave.client.pacer import Pacer
-from openqwave.client.sync import Backend, Flow, Qos, open  # noqa: A004 - the face's name
+from openqwave.client.sync import Flow, Qos, open  # noqa: A004 - the face's name
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import (
     AccessDenied,

@@ -28,6 +28,7 @@ from unittest import mock
 
 import pytest
 
+from openqwave.client import opening
 from openqwave.client.embedded import process_subsystem
 from openqwave.qos2 import (
     DWORD,
@@ -140,7 +141,7 @@ def make_flow() -> tuple[int, int]:
     """In a child: a handle and a flow of the process's own engine, as numbers."""
     handle: Any = HANDLE()
     # The engine of this very process, and not the one that a world brought.
-    with mock.patch.object(handles, "process_subsystem", process_subsystem):
+    with mock.patch.object(opening, "process_subsystem", process_subsystem):
         assert QOSCreateHandle(byref(QOS_VERSION(1, 0)), byref(handle))
     flow: Any = QOS_FLOWID(0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -566,7 +567,7 @@ def test_forked_child_opens_handles_of_its_own() -> None:
             assert QOSCloseHandle(own)
             return flow
 
-        with mock.patch.object(handles, "process_subsystem", process_subsystem):
+        with mock.patch.object(opening, "process_subsystem", process_subsystem):
             made = in_child(work)
         assert made not in (0, w.plain, w.adaptive, w.blank, w.measured, w.foreign)
         assert w.state() == before

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 from openqwave.admission.policy import Experiments, Policy
+from openqwave.client import opening
 from openqwave.client.embedded import Embedded
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
@@ -158,7 +159,7 @@ class World:
         self.onlooker = Onlooker(self.subsystem, policy.experiments)
         stack.enter_context(mock.patch.object(surveying, "Surveyor", return_value=self.onlooker))
         stack.enter_context(
-            mock.patch.object(handles, "process_subsystem", return_value=self.subsystem)
+            mock.patch.object(opening, "process_subsystem", return_value=self.subsystem)
         )
         stack.callback(self.subsystem.close)
         self._stack = stack

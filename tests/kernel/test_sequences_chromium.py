@@ -342,7 +342,7 @@ def test_socket_is_added_again_on_recreated_handle(
 ) -> None:
     clock = SleepyClock()
     subsystem = Embedded(clock=clock)
-    monkeypatch.setattr("openqwave.qos2.handles.process_subsystem", lambda: subsystem)
+    monkeypatch.setattr("openqwave.client.opening.process_subsystem", lambda: subsystem)
     with Stage(*pair, subsystem) as stage:
         browser = UdpSocket(stage, family)
         one, two, three = (stage.peer(family) for _ in range(3))

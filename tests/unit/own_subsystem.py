@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from openqwave.admission.policy import Policy
 from openqwave.client.embedded import Embedded
-from openqwave.client.sync import Backend, Qos
+from openqwave.client.opening import Backend
+from openqwave.client.sync import Qos
 from openqwave.enforcement.memory import Memory
 from openqwave.model.errors import Refusal, error_of
 from openqwave.runtime.session import Session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -14,7 +13,6 @@ import pytest
 
 import openqwave as qw
 from openqwave.client.embedded import process_subsystem
-from openqwave.client.sync import choose_backend
 from openqwave.drivers.sockets import SocketLike
 from openqwave.model.estimates import Fundamentals, PathView
 from openqwave.model.flow import PacketPriority
@@ -718,35 +716,3 @@ def test_two_threads_on_one_socket(sockets: Bench) -> None:
         made = [pool.submit(body) for _ in range(2)]
         assert all(0 <= one.result(PATIENCE_S) <= rounds for one in made)
     assert options_of(sock).tos == 0
-
-
-# -- where the subsystem runs ---------------------------------------------------------
-
-
-def test_backend_is_named(qos: qw.Qos) -> None:
-    assert qos.backend.name == "embedded"
-    assert qos.backend.reason
-
-
-def test_service_wanted() -> None:
-    # By contract: "Service wanted but not to be had: ERROR_SERVICE_DEPENDENCY_FAIL."
-    with pytest.raises(ConnectionError) as caught:
-        qw.open(service=True)
-    assert type(caught.value) is qw.ServiceUnavailable
-
-
-def test_both_wanted() -> None:
-    with pytest.raises(qw.InvalidParameter):
-        qw.open(embedded=True, service=True)
-
-
-def test_reasons_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("QWAVE_SOCKET", raising=False)
-    reasons = {
-        choose_backend(embedded=True, service=False).reason,
-        choose_backend(embedded=False, service=False).reason,
-    }
-    monkeypatch.setenv("QWAVE_SOCKET", "/nowhere")
-    reasons.add(choose_backend(embedded=False, service=False).reason)
-    assert len(reasons) == 3
-    assert os.environ["QWAVE_SOCKET"] == "/nowhere"

@@ -1,22 +1,23 @@
 """The Python face for asyncio: the same names as coroutines.
 
-Calls that only touch a socket's options take microseconds and are made in the loop's
-thread. Setting a rate may ask the kernel about interfaces for milliseconds and is made in
-another thread. Waiting is a pending operation whose answer the loop is told of; when the
-waiting task is cancelled, so is the operation.
+Inside the process, calls that only touch a socket's options take microseconds and are made in the
+loop's thread. Setting a rate may ask the kernel about interfaces for milliseconds and is made in
+another thread, as is every call to the service, which somebody else may keep busy. Waiting is a
+pending operation whose answer the loop is told of; when the waiting task is cancelled, so is the
+operation. A task that is cancelled while another thread calls for it leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client import sync
+from openqwave.client.withdrawing import do_without_waiting, in_thread, leave
 from openqwave.model.errors import Refusal, TimedOut
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
 from openqwave.runtime.pending import Pending
-from openqwave.subsystem.notices import ABORTED
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
     from openqwave.client.addresses import Address, Host
     from openqwave.client.pacer import Pacer
+    from openqwave.client.session import AnySession
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.estimates import Fundamentals
     from openqwave.model.flow import PacketPriority
     from openqwave.model.path import PathStatus
-    from openqwave.runtime.session import Session
 
 _T = TypeVar("_T")
 
@@ -58,7 +59,9 @@ class Opening:
         return self._open().__await__()
 
     async def _open(self) -> Qos:
-        return Qos(sync.open(embedded=self._embedded, service=self._service))
+        # To connect may take seconds, if a service starts by it.
+        opening = partial(sync.open, embedded=self._embedded, service=self._service)
+        return Qos(await in_thread(opening, sync.Qos.close, is_quick=False))
 
     async def __aenter__(self) -> Qos:
         self._opened = await self
@@ -92,25 +95,39 @@ class Qos:
 
         A transport's socket does: ``transport.get_extra_info("socket")``.
         """
-        return Flow(
-            self._handle.add_socket(sock, destination, traffic_type=traffic_type, adaptive=adaptive)
+        session = self._handle.session
+        add = partial(
+            self._handle.add_socket,
+            sock,
+            destination,
+            traffic_type=traffic_type,
+            adaptive=adaptive,
         )
+        flow = await _call(session, add, lambda made: session.remove_socket(made.id, None))
+        return Flow(flow)
 
     async def flow_ids(self) -> tuple[int, ...]:
         """The ids of all flows of the subsystem, ascending."""
-        return self._handle.flow_ids()
+        return await _call(self._handle.session, self._handle.flow_ids)
 
     async def track(self, host: Host) -> None:
         """Begin light experiments on the path to a host."""
-        self._handle.track(host)
+        await _call(self._handle.session, partial(self._handle.track, host))
 
     async def untrack(self, host: Host) -> None:
         """Lose the interest in a path."""
-        self._handle.untrack(host)
+        await _call(self._handle.session, partial(self._handle.untrack, host))
+
+    async def reopen(self) -> None:
+        """Open the handle anew after it was lost; flows made before have ended."""
+        try:
+            await in_thread(self._handle.reopen, is_quick=False)
+        finally:
+            self.backend = self._handle.backend
 
     async def close(self) -> None:
         """End the handle and its flows."""
-        self._handle.close()
+        await _call(self._handle.session, self._handle.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,19 +149,19 @@ class Flow:
 
     async def add_socket(self, sock: SocketLike, destination: Address | None = None) -> None:
         """Let another socket, or another destination of the same, join the flow."""
-        self._flow.add_socket(sock, destination)
+        await self._call(partial(self._flow.add_socket, sock, destination))
 
     async def remove_socket(self, sock: SocketLike) -> None:
         """Take a socket out; the flow ends with its last one."""
-        self._flow.remove_socket(sock)
+        await self._call(partial(self._flow.remove_socket, sock))
 
     async def close(self) -> None:
         """End the flow."""
-        self._flow.close()
+        await self._call(self._flow.close)
 
     async def set_traffic_type(self, traffic_type: TrafficType) -> None:
         """Change what the flow carries, and so its marks."""
-        self._flow.set_traffic_type(traffic_type)
+        await self._call(partial(self._flow.set_traffic_type, traffic_type))
 
     async def set_rate(
         self,
@@ -156,42 +173,40 @@ class Flow:
     ) -> None:
         """Ask for a rate; cancelling the task that waits for experiments withdraws it."""
         session = self._flow.session
-        if rate_bps is not None:
-            rate_bps = sync.whole(session, rate_bps, "a rate in bit/s")
-        excess = sync.member_of(session, Shaping, shaping)
-        why = sync.member_of(session, RateReason, reason)
-        asking = _Asking(
-            session,
-            lambda: session.set_rate(self.id, rate_bps, excess, why, is_self_paced=self_paced),
-        )
-        try:
-            answer = await asyncio.to_thread(asking.ask)
-        except asyncio.CancelledError:
-            asking.withdraw()
-            raise
+
+        def ask() -> Refusal | Pending | None:
+            wanted_bps = (
+                None if rate_bps is None else sync.whole(session, rate_bps, "a rate in bit/s")
+            )
+            excess = sync.member_of(session, Shaping, shaping)
+            why = sync.member_of(session, RateReason, reason)
+            return session.set_rate(self.id, wanted_bps, excess, why, is_self_paced=self_paced)
+
+        answer = await in_thread(ask, self._withdraw, is_quick=session.is_local)
         await self._finish(answer, None)
 
     async def set_dscp(self, dscp: int) -> None:
         """Mark with one exact code point."""
-        self._flow.set_dscp(dscp)
+        await self._call(partial(self._flow.set_dscp, dscp))
 
     async def fundamentals(self, *, fresh: bool = False) -> Fundamentals:
         """What is known of the path; `fresh` waits for what is measured after the call."""
         session = self._flow.session
-        answer = session.query(self.id, Question.FUNDAMENTALS, is_fresh=fresh)
+        ask = partial(session.query, self.id, Question.FUNDAMENTALS, is_fresh=fresh)
+        answer = await _call(session, ask, self._withdraw)
         return cast("Fundamentals", await self._finish(answer, None))
 
     async def path(self) -> PathStatus:
         """Everything that is believed of the path."""
-        return self._flow.path()
+        return await self._call(self._flow.path)
 
     async def packet_priority(self) -> PacketPriority:
         """The marks that are really applied."""
-        return self._flow.packet_priority()
+        return await self._call(self._flow.packet_priority)
 
     async def rate_bps(self) -> int:
         """The contract's rate."""
-        return self._flow.rate_bps()
+        return await self._call(self._flow.rate_bps)
 
     async def wait_congested(self, timeout_s: float | None = None) -> None:
         """Wait until the path is congested."""
@@ -203,8 +218,7 @@ class Flow:
 
     async def wait_available(self, rate_bps: int, timeout_s: float | None = None) -> None:
         """Wait until the flow could be raised to a rate."""
-        wanted_bps = sync.whole(self._flow.session, rate_bps, "a rate in bit/s")
-        await self._wait(NoticeKind.AVAILABLE, wanted_bps, timeout_s)
+        await self._wait(NoticeKind.AVAILABLE, rate_bps, timeout_s)
 
     async def notices(self) -> AsyncIterator[NoticeKind]:
         """Every turn of the path, congested and uncongested, beginning with the first congestion.
@@ -220,29 +234,55 @@ class Flow:
             kind = NoticeKind.UNCONGESTED if kind is NoticeKind.CONGESTED else NoticeKind.CONGESTED
 
     def pacer(self, rate_bps: int | None = None) -> Pacer:
-        """A pacer for a sender that holds itself to a rate."""
+        """A pacer for a sender that holds itself to a rate.
+
+        Without a rate the contract's is asked for, which holds up the loop for a round trip where
+        the service is asked; ``await flow.rate_bps()`` does not.
+        """
         return self._flow.pacer(rate_bps)
 
     async def _wait(self, kind: NoticeKind, rate_bps: int | None, timeout_s: float | None) -> None:
-        await self._finish(self._flow.session.notify(self.id, kind, rate_bps), timeout_s)
+        session = self._flow.session
+
+        def ask() -> Refusal | Pending | None:
+            wanted_bps = (
+                None if rate_bps is None else sync.whole(session, rate_bps, "a rate in bit/s")
+            )
+            return session.notify(self.id, kind, wanted_bps)
+
+        await self._finish(await _call(session, ask, self._withdraw), timeout_s)
 
     async def _finish(self, answer: _T | Refusal | Pending, timeout_s: float | None) -> _T:
         """The value of an answer, waited for; whoever stops waiting withdraws the request."""
-        session: Session = self._flow.session
+        session = self._flow.session
         if not isinstance(answer, Pending):
             return sync.value_of(answer)
+        cancel = partial(session.cancel, answer.request_id)
         waiting = asyncio.wrap_future(answer.future)
         try:
             # Unlike asyncio.timeout, this is not confused by cancellations that the task has
             # survived, which Python before 3.11.3 counts wrongly.
             await asyncio.wait([waiting], timeout=timeout_s)
         except asyncio.CancelledError:
-            session.cancel(answer.request_id)
+            if session.is_local:
+                cancel()
+            else:
+                do_without_waiting(cancel)
             raise
-        # A notice that comes in the moment of the timeout wins: then nothing is pending.
-        if not waiting.done() and not isinstance(session.cancel(answer.request_id), Refusal):
-            raise TimedOut(f"not so within {timeout_s} s")
+        if not waiting.done():
+            if not isinstance(await _call(session, cancel), Refusal):
+                raise TimedOut(f"not so within {timeout_s} s")
+            # A notice that comes in the moment of the timeout wins, and is on its way.
+            await asyncio.wait([waiting])
         return cast("_T", sync.value_of(answer.future.result()))
+
+    def _withdraw(self, answer: object) -> None:
+        """Cancel a request that nobody will wait for."""
+        if isinstance(answer, Pending):
+            self._flow.session.cancel(answer.request_id)
+
+    async def _call(self, call: Callable[[], _T]) -> _T:
+        return await _call(self._flow.session, call)
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,34 +291,10 @@ class Flow:
         await self.close()
 
 
-class _Asking:
-    """A request that another thread makes, and that may be withdrawn meanwhile.
-
-    The thread goes on when the task that waits for it is cancelled, and nobody takes its answer.
-    It leaves the answer before it looks whether that is still wanted, and whoever withdraws says
-    so before looking for the answer: one of the two finds the other.
-    """
-
-    def __init__(self, session: Session, request: Callable[[], Refusal | Pending | None]) -> None:
-        self._session = session
-        self._request = request
-        self._answer: Refusal | Pending | None = None
-        self._withdrawn = threading.Event()
-
-    def ask(self) -> Refusal | Pending | None:
-        """Make the request; in the other thread."""
-        if self._withdrawn.is_set():
-            return ABORTED
-        self._answer = self._request()
-        if self._withdrawn.is_set():
-            self._cancel()
-        return self._answer
-
-    def withdraw(self) -> None:
-        """Want no answer any more; in the task's."""
-        self._withdrawn.set()
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if isinstance(self._answer, Pending):
-            self._session.cancel(self._answer.request_id)
+async def _call(
+    session: AnySession, call: Callable[[], _T], undo: Callable[[_T], object] = leave
+) -> _T:
+    """Make a call that takes microseconds, unless it is another process that is called."""
+    if session.is_local:
+        return call()
+    return await in_thread(call, undo, is_quick=False)

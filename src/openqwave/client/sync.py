@@ -6,32 +6,29 @@ changes nothing.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client.addresses import Address, Host, endpoint_of, host_of
-from openqwave.client.embedded import process_subsystem
+from openqwave.client.completions import Completions
+from openqwave.client.opening import open_session
 from openqwave.client.pacer import Pacer
 from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import (
-    InvalidParameter,
-    QosError,
-    Refusal,
-    ServiceUnavailable,
-    TimedOut,
-    error_of,
-)
+from openqwave.model.errors import QosError, Refusal, TimedOut, error_of
 from openqwave.model.estimates import Fundamentals
 from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping, TrafficType
 from openqwave.runtime.pending import Pending
-from openqwave.runtime.session import Session
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from openqwave.client.opening import Backend
+    from openqwave.client.session import AnySession
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.path import PathStatus
     from openqwave.runtime.session import FlowAnswer
@@ -49,39 +46,6 @@ _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """Where the subsystem runs, and why there.
-
-    Attributes:
-        name: ``embedded``: inside this process, as an ordinary user.
-        reason: Why it was chosen.
-    """
-
-    name: str
-    reason: str
-
-
-def choose_backend(*, embedded: bool, service: bool) -> Backend:
-    """Decide between the service and the engine inside the process.
-
-    Raises:
-        InvalidParameter: Both were insisted on.
-        ServiceUnavailable: The service was insisted on.
-    """
-    if embedded and service:
-        raise InvalidParameter("embedded=True and service=True exclude each other")
-    if service:
-        raise ServiceUnavailable(
-            "this version of openqwave has no service; leave service=True out to run embedded"
-        )
-    if embedded:
-        return Backend("embedded", "embedded=True was asked for")
-    if os.environ.get("QWAVE_SOCKET"):
-        return Backend("embedded", "QWAVE_SOCKET is set, but this version has no service to reach")
-    return Backend("embedded", "no service runs on this host")
-
-
 def value_of(result: _T | Refusal) -> _T:
     """The value of an answer; raises what was refused."""
     if isinstance(result, Refusal):
@@ -92,20 +56,24 @@ def value_of(result: _T | Refusal) -> _T:
 def open(*, embedded: bool = False, service: bool = False) -> Qos:  # noqa: A001 - the face's name
     """Open a handle to the subsystem.
 
+    It is the service's if one answers at ``QWAVE_SOCKET``, or where the service's unit listens,
+    ``/run/qwave/qwaved.sock``; else the engine inside this process does the same as far as an
+    ordinary user can. An empty ``QWAVE_SOCKET`` means that no service is wanted.
+
     Args:
         embedded: Insist on the engine inside this process.
         service: Insist on the service.
 
     Returns:
-        The handle; close it, or use it in a ``with`` statement.
+        The handle; close it, or use it in a ``with`` statement. Its `backend` says which it is,
+        and why.
 
     Raises:
         ServiceUnavailable: ERROR_SERVICE_DEPENDENCY_FAIL.
         NoSystemResources: This process holds too many handles.
     """
-    backend = choose_backend(embedded=embedded, service=service)
-    host = process_subsystem()
-    return Qos(Session(host, value_of(host.open_handle())), backend)
+    opener = partial(open_session, embedded=embedded, service=service)
+    return Qos(*opener(), opener=opener)
 
 
 class Qos:
@@ -116,9 +84,17 @@ class Qos:
         session: The handle's calls below this face.
     """
 
-    def __init__(self, session: Session, backend: Backend) -> None:
+    def __init__(
+        self,
+        session: AnySession,
+        backend: Backend,
+        *,
+        opener: Callable[[], tuple[AnySession, Backend]] = open_session,
+    ) -> None:
         self.session = session
         self.backend = backend
+        self._opener = opener
+        self._completions = Completions()
 
     def add_socket(
         self,
@@ -146,7 +122,7 @@ class Qos:
         kind = member_of(self.session, TrafficType, traffic_type)
         target = None if destination is None else endpoint_of(destination)
         result = self.session.add_socket(0, sock, target, kind, is_adaptive=adaptive)
-        return Flow(self.session, value_of(result))
+        return Flow(self.session, value_of(result), self._completions)
 
     def flow_ids(self) -> tuple[int, ...]:
         """The ids of all flows of the subsystem, ascending (QOSEnumerateFlows).
@@ -174,12 +150,49 @@ class Qos:
         """
         value_of(self.session.stop_tracking(host_of(host)))
 
+    def fileno(self) -> int:
+        """A file number for select, epoll and the like.
+
+        It is readable when operations that were begun with `Flow.when_available`,
+        `Flow.when_congested` or `Flow.when_uncongested` have completed; `completed` gives them.
+        It is the same one until the handle is closed, and is not to be read or closed.
+
+        Raises:
+            InvalidHandle: The handle is closed.
+            OSError: There is no file number to be had.
+        """
+        return self._completions.fileno()
+
+    def completed(self) -> list[Future[None]]:
+        """The operations that have completed since the last call; never waits.
+
+        Each comes once, those that were cancelled too, if the program still holds it.
+        """
+        return self._completions.take()
+
+    def reopen(self) -> None:
+        """Open the handle anew after it was lost (ReinitializationNeeded).
+
+        The old handle is closed, whatever its state, and a new one is opened by the same choice
+        as the first: `backend` may be another one now. Nothing is added again. Flows of the old
+        handle have ended: their calls raise InvalidHandle, and closing them does nothing; tracked
+        hosts are forgotten. The file number stays.
+
+        Raises:
+            ServiceUnavailable: The service was insisted on, and there is none; the handle is
+                closed then, and may be opened again later.
+            NoSystemResources: Too many handles are open.
+        """
+        self.session.close()
+        self.session, self.backend = self._opener()
+
     def close(self) -> None:
         """End the handle and its flows; sockets get their own options back.
 
         Closing twice is harmless.
         """
         self.session.close()
+        self._completions.close()
 
     def __enter__(self) -> Self:
         return self
@@ -196,9 +209,12 @@ class Flow:
         session: The handle's calls below this face.
     """
 
-    def __init__(self, session: Session, flow_id: int) -> None:
+    def __init__(
+        self, session: AnySession, flow_id: int, completions: Completions | None = None
+    ) -> None:
         self.session = session
         self.id = flow_id
+        self._completions = completions or Completions()
 
     def add_socket(self, sock: SocketLike, destination: Address | None = None) -> None:
         """Let another socket, or another destination of the same, join the flow.
@@ -371,6 +387,31 @@ class Flow:
         wanted_bps = whole(self.session, rate_bps, "a rate in bit/s")
         self._wait(NoticeKind.AVAILABLE, wanted_bps, timeout_s)
 
+    def when_available(self, rate_bps: int) -> Future[None]:
+        """Begin to wait until the flow could be raised to a rate, and return at once.
+
+        Args:
+            rate_bps: Above the present contract.
+
+        Returns:
+            A future that completes when it is so. What `wait_available` raises, its `result`
+            does; its `cancel` withdraws the operation. The handle's `Qos.fileno` tells of its
+            completion. Callbacks of the future are called by the thread that learns of it.
+
+        Raises:
+            InvalidParameter: The rate is no whole number.
+        """
+        wanted_bps = whole(self.session, rate_bps, "a rate in bit/s")
+        return self._begin(NoticeKind.AVAILABLE, wanted_bps)
+
+    def when_congested(self) -> Future[None]:
+        """Begin to wait until the path is congested; see `when_available`."""
+        return self._begin(NoticeKind.CONGESTED, None)
+
+    def when_uncongested(self) -> Future[None]:
+        """Begin to wait until the path is not congested; see `when_available`."""
+        return self._begin(NoticeKind.UNCONGESTED, None)
+
     def pacer(self, rate_bps: int | None = None) -> Pacer:
         """A pacer for a sender that holds itself to a rate.
 
@@ -386,6 +427,10 @@ class Flow:
         session = self.session
         asked = session.query(self.id, question, is_fresh=is_fresh)
         return cast("FlowAnswer", value_of(session.finish(asked)))
+
+    def _begin(self, kind: NoticeKind, rate_bps: int | None) -> Future[None]:
+        session = self.session
+        return self._completions.begin(session, lambda: session.notify(self.id, kind, rate_bps))
 
     def _wait(self, kind: NoticeKind, rate_bps: int | None, timeout_s: float | None) -> None:
         answer = self.session.notify(self.id, kind, rate_bps)
@@ -411,7 +456,7 @@ class Flow:
         self.close()
 
 
-def member_of(session: Session, kind: type[_E], value: int) -> _E:
+def member_of(session: AnySession, kind: type[_E], value: int) -> _E:
     """A member of an enumeration, from itself or its number.
 
     Raises:
@@ -426,7 +471,7 @@ def member_of(session: Session, kind: type[_E], value: int) -> _E:
         raise _bad_argument(session, str(error)) from None
 
 
-def whole(session: Session, value: int, what: str) -> int:
+def whole(session: AnySession, value: int, what: str) -> int:
     """A number without a fraction; anything else would be cut off silently further down.
 
     Raises:
@@ -439,6 +484,6 @@ def whole(session: Session, value: int, what: str) -> int:
         raise _bad_argument(session, f"{what} is a whole number, not {value!r}") from None
 
 
-def _bad_argument(session: Session, detail: str) -> QosError:
+def _bad_argument(session: AnySession, detail: str) -> QosError:
     """What is wrong with an argument; but a handle that is closed comes first."""
     return error_of(session.refuse() or Refusal(ErrorCode.ERROR_INVALID_PARAMETER, detail))

@@ -7,23 +7,25 @@ it; a forked child starts without handles.
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from openqwave.client.embedded import process_subsystem
+from openqwave.client.opening import open_session
 from openqwave.model.codes import (
     QOS_VERSION_MAJOR,
     QOS_VERSION_MINOR,
     TRUE,
     ErrorCode,
 )
-from openqwave.model.errors import Refusal
+from openqwave.model.errors import QosError
 from openqwave.qos2.abi import QOS_VERSION
 from openqwave.qos2.arguments import BadArgument, integer, required
 from openqwave.qos2.events import new_handle
 from openqwave.qos2.lasterror import fail
 from openqwave.qos2.overlapped import reset_after_fork
 from openqwave.runtime.forks import reset_in_children
-from openqwave.runtime.session import Session
+
+if TYPE_CHECKING:
+    from openqwave.client.session import AnySession
 
 _HANDLE_BYTES = ctypes.sizeof(ctypes.c_void_p)
 _VERSION_BYTES = ctypes.sizeof(QOS_VERSION)
@@ -38,7 +40,7 @@ class OpenHandle:
 
     __slots__ = ("session",)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: AnySession) -> None:
         self.session = session
 
 
@@ -83,13 +85,13 @@ def QOSCreateHandle(Version: object, QOSHandle: object) -> int:
         return fail(bad.code)
     if (version.MajorVersion, version.MinorVersion) != (QOS_VERSION_MAJOR, QOS_VERSION_MINOR):
         return fail(ErrorCode.ERROR_INVALID_PARAMETER)
-    subsystem = process_subsystem()
-    handle_id = subsystem.open_handle()
-    if isinstance(handle_id, Refusal):
-        return fail(handle_id.code)
+    try:
+        session, _ = open_session()
+    except QosError as error:
+        return fail(error.code)
     reset_in_children(_reset)
     handle = new_handle()
-    _opened[handle] = OpenHandle(Session(subsystem, handle_id))
+    _opened[handle] = OpenHandle(session)
     target.value = handle
     return TRUE
 

@@ -87,10 +87,10 @@ def QOSCancel(QOSHandle: object, Overlapped: object) -> int:
     if opened is None:
         return fail(ErrorCode.ERROR_INVALID_HANDLE)
     try:
-        request_id = pending_request(Overlapped)
+        request_id = pending_request(opened, Overlapped)
     except BadArgument as bad:
         return refuse(opened, bad.code)
-    # Whether it is this handle's, and not completed since, the subsystem says.
+    # Whether it has completed since, the subsystem says.
     refusal = opened.session.cancel(request_id)
     return TRUE if refusal is None else fail(refusal.code)
 

@@ -55,7 +55,8 @@ class Operation:
     """One call's OVERLAPPED, from the call to the completion.
 
     Attributes:
-        request_id: What the subsystem calls the operation, once it is pending.
+        opened: The handle that it is pending on; None before.
+        request_id: What that calls the operation.
         is_done: Set when it has completed.
     """
 
@@ -67,6 +68,7 @@ class Operation:
         "_kept",
         "_names",
         "is_done",
+        "opened",
         "request_id",
     )
 
@@ -76,6 +78,7 @@ class Operation:
         Raises:
             BadArgument: It holds a pending operation, or its event is none.
         """
+        self.opened: OpenHandle | None = None
         self.request_id = 0
         self.is_done = threading.Event()
         self._address = address
@@ -93,8 +96,9 @@ class Operation:
         if self._event is not None:
             self._event.release()
 
-    def begin(self, pending: Pending) -> None:
+    def begin(self, opened: OpenHandle, pending: Pending) -> None:
         """Leave it with the subsystem; it may complete before this returns."""
+        self.opened = opened
         self.request_id = pending.request_id
         with _lock:
             self._fields.InternalHigh = 0
@@ -177,7 +181,7 @@ def answer(
     """
     if isinstance(result, Pending):
         if operation is not None:
-            operation.begin(result)
+            operation.begin(opened, result)
             return fail(ErrorCode.ERROR_IO_PENDING)
         result = opened.session.finish(result)
     if isinstance(result, Refusal):
@@ -191,16 +195,16 @@ def answer(
     return TRUE
 
 
-def pending_request(Overlapped: object) -> int:
-    """The request that is pending in an OVERLAPPED, of whatever handle.
+def pending_request(opened: OpenHandle, Overlapped: object) -> int:
+    """The request of a handle that is pending in an OVERLAPPED.
 
     Raises:
-        BadArgument: There is none.
+        BadArgument: There is none, or it is another handle's.
     """
     address = required(Overlapped, _OVERLAPPED_BYTES)
     with _lock:
         operation = _pending.get(address)
-    if operation is None:
+    if operation is None or operation.opened is not opened:
         raise BadArgument
     return operation.request_id
 

@@ -23,9 +23,9 @@ from openqwave.qos2.overlapped import answer, operation_for
 from openqwave.qos2.troubles import IN_SET_FLOW
 
 if TYPE_CHECKING:
+    from openqwave.client.session import AnySession
     from openqwave.model.errors import Refusal
     from openqwave.runtime.pending import Pending
-    from openqwave.runtime.session import Session
 
 _NUMBER_BYTES = ctypes.sizeof(ctypes.c_uint32)
 _RATE_BYTES = ctypes.sizeof(QOS_FLOWRATE_OUTGOING)
@@ -43,12 +43,12 @@ def _number(Buffer: object) -> int:
     return ulong(Buffer).value
 
 
-def _type_change(session: Session, flow_id: int, Buffer: object) -> _Change:
+def _type_change(session: AnySession, flow_id: int, Buffer: object) -> _Change:
     traffic_type = traffic_type_of(_number(Buffer))
     return lambda _: session.set_traffic_type(flow_id, traffic_type)
 
 
-def _rate_change(session: Session, flow_id: int, Buffer: object) -> _Change:
+def _rate_change(session: AnySession, flow_id: int, Buffer: object) -> _Change:
     rate = QOS_FLOWRATE_OUTGOING.from_buffer_copy(octets(Buffer, _RATE_BYTES))
     shaping, reason = _SHAPINGS.get(rate.ShapingBehavior), _REASONS.get(rate.Reason)
     if shaping is None or reason is None:
@@ -60,13 +60,13 @@ def _rate_change(session: Session, flow_id: int, Buffer: object) -> _Change:
     )
 
 
-def _dscp_change(session: Session, flow_id: int, Buffer: object) -> _Change:
+def _dscp_change(session: AnySession, flow_id: int, Buffer: object) -> _Change:
     dscp = _number(Buffer)
     return lambda _: session.set_dscp(flow_id, dscp)
 
 
 # The operations, by their numbers: the size of their data, and what reads it.
-_OPERATIONS: dict[int, tuple[int, Callable[[Session, int, object], _Change]]] = {
+_OPERATIONS: dict[int, tuple[int, Callable[[AnySession, int, object], _Change]]] = {
     QOSSetTrafficType.value: (_NUMBER_BYTES, _type_change),
     QOSSetOutgoingRate.value: (_RATE_BYTES, _rate_change),
     QOSSetOutgoingDSCPValue.value: (_NUMBER_BYTES, _dscp_change),

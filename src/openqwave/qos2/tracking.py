@@ -13,10 +13,10 @@ from openqwave.qos2.sockaddrs import endpoint_at
 from openqwave.qos2.troubles import IN_START_TRACKING, NOT_OF_PATHS, named
 
 if TYPE_CHECKING:
+    from openqwave.client.session import AnySession
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.errors import Refusal
     from openqwave.qos2.troubles import Names
-    from openqwave.runtime.session import Session
 
 
 def QOSStartTrackingClient(QOSHandle: object, DestAddr: object, Flags: object) -> int:
@@ -63,7 +63,7 @@ def _track(
     QOSHandle: object,
     DestAddr: object,
     Flags: object,
-    act: Callable[[Session, Endpoint], Refusal | None],
+    act: Callable[[AnySession, Endpoint], Refusal | None],
     names: Names,
 ) -> int:
     opened = opened_by(QOSHandle)

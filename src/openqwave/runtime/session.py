@@ -12,7 +12,7 @@ which request, once, for all faces.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
 from openqwave.drivers.credentials import own_credentials
 from openqwave.drivers.routes import refuse_route
@@ -72,7 +72,10 @@ class Session:
 
     Attributes:
         handle_id: Its number.
+        is_local: Always true: the engine is in this process.
     """
+
+    is_local: ClassVar[bool] = True
 
     __slots__ = ("_caller", "_host", "handle_id")
 
