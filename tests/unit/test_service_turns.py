@@ -14,10 +14,7 @@ def order_of(*waiting: tuple[int, int, str]) -> list[str]:
     turns: Turns[str] = Turns()
     for uid, pid, name in waiting:
         turns.add(uid, pid, name)
-    order = []
-    while (name := turns.take()) is not None:
-        order.append(name)
-    return order
+    return list(iter(turns.take, None))
 
 
 def test_nobody_waits() -> None:

@@ -49,6 +49,10 @@ _CUT: Final = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
+# The queue of a connection holds ten packets by default (net.unix.max_dgram_qlen); whoever has
+# sent more than this does not read what is said.
+_UNREAD_AT_MOST: Final = 64
+
 _BROKEN: Final = Refusal(
     ErrorCode.ERROR_GEN_FAILURE, "the service failed at this request; its log says why"
 )
@@ -328,6 +332,18 @@ class Peer:
                 _log.exception("the end of a handle failed")
                 self._around.note("failed requests", self, "the end of a handle")
         self._forget()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the connection, so that what was said last is read.
+
+        What a peer sent and nobody read would make the kernel tell it of a broken connection
+        first. Descriptors that come with it are dropped by the kernel.
+        """
+        with contextlib.suppress(OSError):
+            for _ in range(_UNREAD_AT_MOST):
+                if not self.sock.recv(1, socket.MSG_DONTWAIT):
+                    break
         self.sock.close()
 
     def _forget(self) -> None:

@@ -63,7 +63,9 @@ _SWEEP_TICKS = 10
 _REST_S = 0.5
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-_NS_PER_S = 1_000_000_000
+# Sockets that a killed program shared with others are looked for a few milliseconds at a time.
+_DEBTS_S = 0.01
+_NEVER_S = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Server:
         self._thread: int | None = None
         self._is_ending = False
         self._rests_until_s = 0.0
+        self._debts_due_s = _NEVER_S
         self._ticks = 0
         self._epoll = select.epoll()
         self._epoll.register(self._wake.fd, select.EPOLLIN)
@@ -188,11 +191,17 @@ class Server:
 
     # -- the loop -----------------------------------------------------------------------
 
-    def run(self, tick: Callable[[], None] | None = None) -> None:
+    def run(
+        self,
+        tick: Callable[[], object] = lambda: None,
+        settle_debts: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Serve until `stop`; every connection is closed then.
 
         Args:
             tick: Called once a second.
+            settle_debts: Called after the end of connections, and again soon where it says that
+                something is still owed to sockets that they left behind.
         """
         self._thread = threading.get_ident()
         next_tick_s = time.monotonic() + _TICK_S
@@ -203,9 +212,12 @@ class Server:
                 if now_s >= next_tick_s:
                     next_tick_s = now_s + _TICK_S
                     self._tick()
-                    if tick is not None:
-                        tick()
-                for number, mask in poll(0 if turns else next_tick_s - now_s, _EVENTS_AT_ONCE):
+                    tick()
+                    self._debts_due_s = now_s
+                if now_s >= self._debts_due_s:
+                    self._debts_due_s = now_s + _DEBTS_S if settle_debts() else _NEVER_S
+                wait_s = 0 if turns else max(0, min(next_tick_s, self._debts_due_s) - now_s)
+                for number, mask in poll(wait_s, _EVENTS_AT_ONCE):
                     self._notice(number, mask)
                 peer = turns.take()
                 if peer is not None and not peer.is_over:
@@ -219,8 +231,10 @@ class Server:
             self.close()
 
     def close(self) -> None:
-        """End every connection and the handles with them."""
+        """End every connection and the handles with them; harmless if done already."""
         self._is_ending = True
+        if self._epoll.closed:
+            return
         for peer in list(self._peers.values()):
             self._close(peer)
         self._epoll.close()
@@ -301,7 +315,7 @@ class Server:
                     f"the service has no room: {of_user} connections of your user are open",
                 )
             )
-            sock.close()
+            peer.close()
             self._let_go(process, None)
             return
         self._epoll.register(number, _ONCE)
@@ -351,6 +365,7 @@ class Server:
         self._connections_of[uid] -= 1
         if not self._connections_of[uid]:
             del self._connections_of[uid]
+        self._debts_due_s = 0.0
         # Closing the socket is not enough where another process holds a copy of it.
         with contextlib.suppress(OSError):
             self._epoll.unregister(number)

@@ -1,0 +1,120 @@
+"""What clients are shown of the whole host: lists of flows and paths, and the status.
+
+Whoever is no administrator sees the flows of processes of the same user, and no counters of
+incidents, which are about others. Paths are everybody's: they are facts about the network.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from openqwave.ipc import messages as ms
+from openqwave.ipc.values import flow_page, path_page, status_to_json
+from openqwave.model.codes import ErrorCode
+from openqwave.model.errors import Refusal
+from openqwave.service.access import user_name
+from openqwave.service.sending import SendingRates
+from openqwave.service.views import OwnerView, flow_rows, path_rows, status_row
+
+if TYPE_CHECKING:
+    from openqwave.runtime.runtime import Runtime
+    from openqwave.service.config import Config
+    from openqwave.service.estimates import EstimateStore
+    from openqwave.service.peers import Peer
+    from openqwave.service.server import Server
+
+# The one mechanism that there is, and why.
+_BACKEND = "socket options"
+_BACKEND_REASON = "options of the programs' own sockets; there is no kernel data plane yet"
+
+
+class Showing:
+    """Answers requests for lists and the status.
+
+    Attributes:
+        config: What is in force.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: EstimateStore,
+        config: Config,
+        socket_path: str,
+        started_ns: int,
+    ) -> None:
+        self.config = config
+        self._runtime = runtime
+        self._store = store
+        self._socket_path = socket_path
+        self._started_ns = started_ns
+        self._sending = SendingRates()
+
+    def show(self, server: Server, peer: Peer, request: ms.Request) -> bytes | Refusal:
+        """The value of the answer to a request for a list or the status."""
+        now_ns = time.monotonic_ns()
+        match request:
+            case ms.ListFlows(after=after):
+                return self._flows(server, peer, after, now_ns)
+            case ms.ListPaths(after=after):
+                return path_page(path_rows(self._runtime, after, now_ns=now_ns))
+            case ms.AskStatus():
+                return self._status(server, peer, now_ns)
+            case _:
+                # A request that a later protocol has, and this service does not.
+                return Refusal(
+                    ErrorCode.ERROR_NOT_SUPPORTED, f"{type(request).__name__} is not known"
+                )
+
+    def _flows(self, server: Server, peer: Peer, after: int, now_ns: int) -> bytes:
+        known = {each.owner: each for each in server.peers()}
+
+        def describe(owner: int) -> OwnerView:
+            owning = known.get(owner)
+            if owning is None:
+                return OwnerView(owner, -1, "?", "?")
+            identity = owning.identity
+            program = identity.program or owning.program
+            return OwnerView(identity.pid, identity.uid, user_name(identity.uid), program)
+
+        uid = peer.identity.uid
+        visible = (
+            None
+            if peer.credentials().is_administrator
+            else {owner for owner, each in known.items() if each.identity.uid == uid}
+        )
+        return flow_page(
+            flow_rows(
+                self._runtime,
+                describe,
+                after,
+                now_ns=now_ns,
+                owners=visible,
+                backend=_BACKEND,
+                sending=self._sending,
+            )
+        )
+
+    def _status(self, server: Server, peer: Peer, now_ns: int) -> bytes:
+        peers = list(server.peers())
+        config_file = "" if self.config.path is None else str(self.config.path)
+        return status_to_json(
+            status_row(
+                self._runtime,
+                service=server.version,
+                version=version("openqwave"),
+                started_ns=self._started_ns,
+                now_ns=now_ns,
+                socket=self._socket_path,
+                config_file=config_file,
+                handles=sum(each.handle_id != 0 for each in peers),
+                peers=len(peers),
+                lends=bool(server.cannot_reach(peer.process)),
+                backend=(_BACKEND, _BACKEND_REASON),
+                sink=self._runtime.sink_state(),
+                memory=(str(self._store.path), self._store.state),
+                counters=(server.incidents.counts if peer.credentials().is_administrator else None),
+            )
+        )
