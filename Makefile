@@ -19,7 +19,7 @@ demo: .venv/.demo
 	@$(RUN)/qwave demo --chart demo.png
 
 test: .venv/.dev
-	@$(RUN)/python -m pytest
+	@$(RUN)/python -m pytest --numprocesses auto
 
 lint: .venv/.dev
 	@$(RUN)/ruff check .

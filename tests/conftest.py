@@ -6,11 +6,12 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from openqwave.lab.namespaces import Availability, Rights, availability, enter_user_namespace
+from tests.turns import AloneLast, is_alone
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host, Lab
@@ -44,13 +45,19 @@ def has_other_users() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, with the reason."""
+    """Skip what cannot run here, with the reason; put last what has to run alone."""
     found = config.stash[NAMESPACES]
+    items.sort(key=lambda item: is_alone(item.nodeid))
     for item in items:
         if item.get_closest_marker("kernel") and not found:
             item.add_marker(pytest.mark.skip(reason=found.reason))
         if item.get_closest_marker("root") and not has_other_users():
             item.add_marker(pytest.mark.skip(reason="needs root, and user ids other than its own"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> AloneLast:  # noqa: ANN401 - xdist's own
+    """Where several processes run the tests, let some of them be alone."""
+    return AloneLast(config, log)
 
 
 @pytest.fixture
