@@ -1,22 +1,31 @@
 """Any sequence of inputs: the engine against a model of the contract.
 
-The model knows which flow holds which (socket, destination) pairs, what was set on it and
-who waits. After each step everything that can be asked of the engine is asked and compared,
-and the plans that the mechanism holds have to be those of the model. At random the mechanism
-refuses, or finds sockets gone; then a refused call has to have changed nothing.
+The model knows which flow holds which (socket, destination) pairs, what was set on it, by
+which policy it is marked, and who waits. After each step everything that can be asked of the
+engine is asked and compared, and the plans that the mechanism holds have to be those of the
+model. At random the mechanism refuses, or finds sockets gone; then a refused call has to have
+changed nothing.
 
 Nothing waits for experiments here, and no numbers get old: that is `test_adaptive_machine`'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from openqwave.admission.policy import WINDOWS_MARKS, Experiments, Limits, Policy, queue_priority
+from openqwave.admission.policy import (
+    WINDOWS_MARKS,
+    Experiments,
+    Limits,
+    Marks,
+    Policy,
+    queue_priority,
+)
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
@@ -60,6 +69,16 @@ RARELY = st.sampled_from([False] * 15 + [True])
 
 # Small, so that they are reached.
 LIMITS = Limits(handles=3, flows=5, destinations_per_flow=2, tracked_hosts=1, pending_operations=3)
+LOWER_LIMITS = Limits(
+    handles=2, flows=3, destinations_per_flow=1, tracked_hosts=1, pending_operations=1
+)
+# Some types are marked otherwise, some not at all, and two alike that were not.
+OTHER_MARKS: Mapping[TrafficType, Marks | None] = {
+    **WINDOWS_MARKS,
+    TrafficType.BEST_EFFORT: Marks(8, 2),
+    TrafficType.AUDIO_VIDEO: Marks(34, 4),
+    TrafficType.VOICE: None,
+}
 
 IMPATIENT = Experiments(answer_ns=0, estimate_age_ns=10**18)
 # Longer than what was said to be free is honoured for.
@@ -88,11 +107,13 @@ class ModelFlow:
     # The far end of an adaptive flow's path.
     host: Endpoint | None = None
     waiting: dict[NoticeKind, int] = field(default_factory=dict)
+    # Those of the policy under which it was last changed.
+    marks: Mapping[TrafficType, Marks | None] = field(default_factory=lambda: WINDOWS_MARKS)
 
-    def treatment(self) -> Treatment:
+    def treatment(self, by: Mapping[TrafficType, Marks | None] | None = None) -> Treatment:
         if self.is_off:
             return UNTOUCHED
-        marks = WINDOWS_MARKS[self.kind]
+        marks = (self.marks if by is None else by)[self.kind]
         dscp = self.dscp if self.dscp is not None else None if marks is None else marks.dscp
         if self.rate_bps is not None and self.shaping is Shaping.SHAPE_ONLY:
             dscp = None
@@ -108,6 +129,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.driven = Driven(Policy(limits=LIMITS, experiments=IMPATIENT))
+        self.limits, self.marks = LIMITS, WINDOWS_MARKS
         self.open: dict[int, int] = {}
         self.lost: set[int] = set()
         self.model: dict[int, ModelFlow] = {}
@@ -246,7 +268,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(owner=st.sampled_from([OWNER, STRANGER]))
     def open_handle(self, owner: int) -> None:
         handle = self.driven.engine.open_handle(owner)
-        if sum(other == owner for other in self.open.values()) >= LIMITS.handles:
+        if sum(other == owner for other in self.open.values()) >= self.limits.handles:
             assert isinstance(handle, Refusal)
             assert handle.code is ErrorCode.ERROR_NO_SYSTEM_RESOURCES
             return
@@ -274,7 +296,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.refused_by_chance(refuses)
         owner = self.open.get(handle)
         held = sum(flow.owner == owner for flow in self.model.values())
-        expected = ErrorCode.ERROR_NO_SYSTEM_RESOURCES if held >= LIMITS.flows else None
+        expected = ErrorCode.ERROR_NO_SYSTEM_RESOURCES if held >= self.limits.flows else None
         request = add(0, facts(cookie), destination, kind, is_adaptive=is_adaptive)
         if not self.check(handle, request, expected):
             return
@@ -290,6 +312,7 @@ class EngineMachine(RuleBasedStateMachine):
             {(cookie, destination): None},
             is_off=is_adaptive,
             host=destination if is_adaptive else None,
+            marks=self.marks,
         )
 
     def take_over(self, cookie: int, destination: Endpoint, by: int | None) -> None:
@@ -319,7 +342,7 @@ class EngineMachine(RuleBasedStateMachine):
             expected = ErrorCode.ERROR_INVALID_PARAMETER
         elif (cookie, destination) not in flow.pairs and sum(
             pair[0] == cookie for pair in flow.pairs
-        ) >= LIMITS.destinations_per_flow:
+        ) >= self.limits.destinations_per_flow:
             expected = ErrorCode.ERROR_NO_SYSTEM_RESOURCES
         self.refused_by_chance(refuses)
         request = add(flow_id, facts(cookie), destination, is_adaptive=is_adaptive)
@@ -357,7 +380,7 @@ class EngineMachine(RuleBasedStateMachine):
         expected = None if flow else ErrorCode.ERROR_NOT_FOUND
         if self.check(handle, rq.SetTrafficType(flow_id, kind), expected):
             assert flow is not None
-            flow.kind, flow.dscp = kind, None
+            flow.kind, flow.dscp, flow.marks = kind, None, self.marks
             flow.is_off = flow.is_off and flow.is_adaptive
 
     @rule(
@@ -382,7 +405,7 @@ class EngineMachine(RuleBasedStateMachine):
         request = rq.SetDscp(flow_id, dscp, ROOT if has_rights else USER)
         if self.check(handle, request, expected):
             assert flow is not None
-            flow.dscp, flow.is_off = dscp, False
+            flow.dscp, flow.is_off, flow.marks = dscp, False, self.marks
 
     @rule(pick=PICK, rate_bps=RATES, shaping=SHAPINGS, refuses=REFUSES)
     def set_rate(self, pick: int, rate_bps: int | None, shaping: Shaping, refuses: bool) -> None:
@@ -398,6 +421,7 @@ class EngineMachine(RuleBasedStateMachine):
         if self.check(handle, rate(flow_id, rate_bps, shaping), expected):
             assert flow is not None
             self.give_up(flow, max(0, (flow.rate_bps or 0) - wanted))
+            flow.marks = self.marks
             if wanted:
                 flow.rate_bps, flow.shaping = wanted, shaping
                 flow.is_off = False
@@ -422,7 +446,7 @@ class EngineMachine(RuleBasedStateMachine):
         if refused is None:
             if flow is None:
                 refused = ErrorCode.ERROR_NOT_FOUND
-            elif pending >= LIMITS.pending_operations:
+            elif pending >= self.limits.pending_operations:
                 refused = ErrorCode.ERROR_NO_SYSTEM_RESOURCES
             elif self.view_of(flow) is None:
                 refused = ErrorCode.ERROR_NOT_SUPPORTED
@@ -508,7 +532,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.driven.mechanism.gone = {cookie}
         request_id = self.driven.ask(handle, rq.SetTrafficType(flow_id, kind))
         self.driven.mechanism.gone = set()
-        flow.kind, flow.dscp = kind, None
+        flow.kind, flow.dscp, flow.marks = kind, None, self.marks
         flow.is_off = flow.is_off and flow.is_adaptive
         if any(pair[0] == cookie for pair in flow.pairs):
             self.lose_sockets({cookie})
@@ -532,6 +556,37 @@ class EngineMachine(RuleBasedStateMachine):
         self.lost.discard(handle)
         if self.driven.mechanism.refusals == [] and refuses and touched:
             self.settle(touched)
+
+    @rule(
+        marks=st.sampled_from([WINDOWS_MARKS, OTHER_MARKS]),
+        limits=st.sampled_from([LIMITS, LOWER_LIMITS]),
+        refuses=REFUSES,
+    )
+    def obey(
+        self, marks: Mapping[TrafficType, Marks | None], limits: Limits, refuses: bool
+    ) -> None:
+        """Another policy; a refusal of some is no refusal of the others."""
+        self.marks, self.limits = marks, limits
+        due = [flow for flow in self.model.values() if flow.treatment() != flow.treatment(marks)]
+        self.refused_by_chance(refuses)
+        policy = Policy(marks, limits=limits, experiments=IMPATIENT)
+        driven = self.driven
+        driven.carry_out(driven.engine.receive_policy(policy, now_ns=driven.now_ns))
+        # The first plan is refused; what can be cut in two has its parts taken.
+        is_refused = refuses and bool(due)
+        assert driven.mechanism.refusals == ([NO_MECHANISM] if refuses and not due else [])
+        if not is_refused or not self.are_joined(due):
+            for flow in self.model.values():
+                flow.marks = marks
+
+    def are_joined(self, flows: list[ModelFlow]) -> bool:
+        """Do flows share sockets, one with another, so that none stands apart?"""
+        sockets = [{cookie for cookie, _ in flow.pairs} for flow in flows]
+        joined = sockets.pop()
+        while touching := [one for one in sockets if one & joined]:
+            joined = joined.union(*touching)
+            sockets = [one for one in sockets if one not in touching]
+        return not sockets
 
     @rule(happens=RARELY)
     def interrupt(self, happens: bool) -> None:

@@ -5,7 +5,7 @@ To each host there is a path of one of two kinds:
 
     scripted    `Story()`: the path says what it is told to say. For what the engine decides.
     measured    `Story(link(20 * MBIT))`: the real `Tracking` and the real `Sink`, joined by the
-                lab's model of a path, tell the engine what they find, as `client.surveying` does.
+                lab's model of a path, tell the engine what they find, as `runtime.surveying` does.
                 For what needs the measurement. Flows' packets, and those of others, are on the
                 same link.
 
@@ -422,9 +422,11 @@ class StoryPath:
         self._session: Tracking | None = None
         self._starts = 0
 
-    def _facts(self, *, interface: int, speed_bps: int = 0) -> PathFacts:
-        name, source = f"eth{interface}", endpoint("192.0.2.100").packed
-        return PathFacts(self.host, interface, name, source, b"", 1500, LinkType.WIRED, speed_bps)
+    def _facts(
+        self, *, interface: int, speed_bps: int = 0, source: str = "192.0.2.100"
+    ) -> PathFacts:
+        name, packed = f"eth{interface}", endpoint(source).packed
+        return PathFacts(self.host, interface, name, packed, b"", 1500, LinkType.WIRED, speed_bps)
 
     def runs(self) -> bool:
         """Are there experiments?"""
@@ -443,6 +445,10 @@ class StoryPath:
     def is_reached_by(self, interface: int, *, speed_bps: int = 0) -> None:
         """Routes change: the host is reached by another interface."""
         self.tell_route(self._facts(interface=interface, speed_bps=speed_bps))
+
+    def is_reached_from(self, source: str) -> None:
+        """This host has another address now."""
+        self.tell_route(self._facts(interface=1, source=source))
 
     def fails(self, code: ErrorCode) -> None:
         """Routes change: the host cannot be reached, for a reason."""
@@ -479,6 +485,15 @@ class StoryPath:
         )
         self._tell_view(view)
 
+    def was_remembered(
+        self, *, available: int | None, seconds_ago: float, capacity: int | None = 20_000_000
+    ) -> None:
+        """As experiments begin, it is recalled what an earlier run of the service measured."""
+        since_ns = self.story.now_ns - round(seconds_ago * S)
+        view = PathView(Fundamentals(capacity, available, 10 * MS), since_ns=since_ns)
+        engine, now_ns = self.story.engine, self.story.now_ns
+        self.story.carry_out(engine.receive_recalled(self.host, view, now_ns=now_ns))
+
     def is_congested(self) -> None:
         """The verdict changes, between two views."""
         self._tell_congestion(CONGESTED)
@@ -508,7 +523,7 @@ class StoryPath:
         self.story.carry_out(engine.receive_experiments_ended(self.host, why, now_ns=now_ns))
 
     def hear(self, event: Event) -> None:
-        """As `client.surveying` hears a session."""
+        """As `runtime.surveying` hears a session."""
         match event:
             case Told():
                 self._tell_view(view_of(event, self._verdict))
@@ -812,6 +827,14 @@ class Story:
     def sleeps(self) -> None:
         """The machine was suspended."""
         self.carry_out(self.engine.receive_interruption(now_ns=self.now_ns))
+
+    def makes_anew(self, *interfaces: int) -> None:
+        """Interfaces were taken out, and others of the same names put in."""
+        self.carry_out(self.engine.receive_interfaces_recreated(interfaces, now_ns=self.now_ns))
+
+    def obeys(self, policy: Policy) -> None:
+        """The administrator has decided anew."""
+        self.carry_out(self.engine.receive_policy(policy, now_ns=self.now_ns))
 
     # -- the engine -------------------------------------------------------------------
 

@@ -97,8 +97,8 @@ class Paths:
         self._policy = policy
         self._paths: dict[Endpoint, Path] = {}
         self._flow_congestion: dict[int, FlowCongestion] = {}
-        # What was found before this says nothing.
-        self._forgotten_ns = 0
+        # What was found before this says nothing; None before that ever happened.
+        self._forgotten_ns: int | None = None
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -189,7 +189,8 @@ class Paths:
         path, seen_ns = self._paths.get(host.host()), view.since_ns
         if path is None or path.view is not None or not path.is_running or seen_ns is None:
             return None
-        if seen_ns < self._forgotten_ns or now_ns - seen_ns > self._policy.estimate_age_ns:
+        is_forgotten = self._forgotten_ns is not None and seen_ns < self._forgotten_ns
+        if is_forgotten or now_ns - seen_ns > self._policy.estimate_age_ns:
             return None
         path.view, path.seen_ns, path.is_remembered = view, seen_ns, True
         # Nothing says that what is held now was on the wire then.

@@ -1,0 +1,462 @@
+"""A policy that changes while flows, contracts, requests and paths are there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+
+from openqwave.admission.policy import (
+    QUEUE_BULK,
+    QUEUE_INTERACTIVE,
+    WINDOWS_MARKS,
+    Experiments,
+    Limits,
+    Marks,
+    Policy,
+)
+from openqwave.admission.rights import Credentials
+from openqwave.model.codes import ErrorCode
+from openqwave.model.errors import Refusal
+from openqwave.model.flow import (
+    UNTOUCHED,
+    NoticeKind,
+    PacketPriority,
+    Shaping,
+    TrafficType,
+    Treatment,
+)
+from openqwave.model.path import LinkType, PathFacts
+from openqwave.subsystem import requests as rq
+from openqwave.subsystem.effects import Applied, Apply, SocketPlan
+from tests.unit.driven import (
+    NO_MECHANISM,
+    OWNER,
+    ROOT,
+    USER,
+    A,
+    B,
+    Driven,
+    Mechanism,
+    add,
+    facts,
+    notify,
+    query,
+    rate,
+    view,
+)
+
+S = 1_000_000_000
+VOICE, VIDEO = TrafficType.VOICE, TrafficType.AUDIO_VIDEO
+
+# RFC 4594: voice is EF, video is AF41, background CS1 as it was.
+OTHER_MARKS = Policy(marks={**WINDOWS_MARKS, VOICE: Marks(46, 6), VIDEO: Marks(34, 5)})
+NO_MARKS = Policy(marks=dict.fromkeys(TrafficType))
+
+EF, CS7 = Treatment(46, QUEUE_INTERACTIVE), Treatment(56, QUEUE_INTERACTIVE)
+
+
+class Picky(Mechanism):
+    """Refuses every plan that holds one of some sockets, whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: Collection[int] = ()
+
+    def apply(self, plans: tuple[SocketPlan, ...]) -> Applied | Refusal:  # type: ignore[override]  # as for `Mechanism`
+        if any(plan.cookie in self.refused for plan in plans):
+            self.applied.append(plans)
+            return NO_MECHANISM
+        return super().apply(plans)
+
+
+class Ruled(Driven):
+    """An engine with a handle, whose policy the test changes."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        super().__init__(policy)
+        self.mechanism = self.picky = Picky()
+        self.handle = self.open()
+
+    def obey(self, policy: Policy) -> list[tuple[int, ...]]:
+        """Change the policy; which sockets were in which plans."""
+        self.mechanism.applied.clear()
+        self.carry_out(self.engine.receive_policy(policy, now_ns=self.now_ns))
+        return [tuple(plan.cookie for plan in plans) for plans in self.mechanism.applied]
+
+    def priority(self, flow_id: int) -> PacketPriority:
+        found = self.grant(self.handle, query(flow_id, rq.Question.PACKET_PRIORITY))
+        assert isinstance(found, PacketPriority)
+        return found
+
+
+# -- marks ----------------------------------------------------------------------------
+
+
+def test_flows_get_the_marks_of_their_types() -> None:
+    driven = Ruled()
+    voice = driven.flow(driven.handle, 1)
+    driven.flow(driven.handle, 2, traffic_type=VIDEO)
+    driven.flow(driven.handle, 3, traffic_type=TrafficType.BACKGROUND)
+    driven.flow(driven.handle, 4, traffic_type=TrafficType.BEST_EFFORT)
+    # All in one plan, and none of those for whom nothing changes.
+    assert driven.obey(OTHER_MARKS) == [(1, 2)]
+    assert driven.treatment(1) == EF
+    assert driven.treatment(2) == Treatment(34, QUEUE_INTERACTIVE)
+    assert driven.treatment(3) == Treatment(8, QUEUE_BULK)
+    assert driven.treatment(4) == UNTOUCHED
+    assert driven.priority(voice) == PacketPriority(46, 0, 0, 0)
+    # The new policy holds for what comes, too.
+    driven.flow(driven.handle, 5)
+    assert driven.treatment(5) == EF
+    assert driven.obey(OTHER_MARKS) == []
+    assert driven.obey(NO_MARKS) == [(1, 2, 3, 5)]
+    assert [driven.treatment(cookie) for cookie in range(1, 6)] == [UNTOUCHED] * 5
+    assert driven.obey(Policy()) == [(1, 2, 3, 5)]
+    assert driven.treatment(1) == CS7
+
+
+def test_what_was_asked_of_a_flow_stays() -> None:
+    driven = Ruled()
+    exact = driven.flow(driven.handle, 1)
+    driven.grant(driven.handle, rq.SetDscp(exact, 10, ROOT))
+    shaped = driven.flow(driven.handle, 2)
+    driven.grant(driven.handle, rate(shaped, 5_000, Shaping.SHAPE_ONLY))
+    ended = driven.flow(driven.handle, 3)
+    driven.grant(driven.handle, rate(ended, 0))
+    adaptive = driven.flow(driven.handle, 4, is_adaptive=True)
+    held = driven.flow(driven.handle, 5)
+    driven.grant(driven.handle, rate(held, 6_000))
+    assert driven.obey(OTHER_MARKS) == [(5,)]
+    assert driven.treatment(1).dscp == 10
+    assert driven.treatment(2) == Treatment(None, None, 5_000)
+    assert driven.treatment(3) == driven.treatment(4) == UNTOUCHED
+    assert driven.treatment(5) == Treatment(46, QUEUE_INTERACTIVE, 6_000)
+    # And comes by the new policy where it is asked for again.
+    driven.grant(driven.handle, rq.SetTrafficType(exact, VOICE))
+    driven.grant(driven.handle, rate(adaptive, 7_000))
+    assert driven.treatment(1) == EF
+    assert driven.treatment(4) == Treatment(46, QUEUE_INTERACTIVE, 7_000)
+    assert driven.grant(driven.handle, query(held, rq.Question.OUTGOING_RATE)) == 6_000
+
+
+def test_a_socket_that_refuses_is_left_as_it_was_and_no_other() -> None:
+    driven = Ruled()
+    flows = {cookie: driven.flow(driven.handle, cookie) for cookie in range(1, 101)}
+    driven.picky.refused = {17, 64}
+    plans = driven.obey(OTHER_MARKS)
+    for cookie, flow_id in flows.items():
+        expected = 56 if cookie in driven.picky.refused else 46
+        assert driven.treatment(cookie).dscp == expected
+        # What is told is what is so.
+        assert driven.priority(flow_id).conformant_dscp == expected
+    # One plan for all; then each refusal is found by halves.
+    assert plans[0] == tuple(range(1, 101))
+    assert len(plans) <= 1 + 2 * 2 * 7
+    # Whatever is done with the flow next asks for the new marks, and so does the next policy.
+    assert (
+        driven.refusal(driven.handle, rq.SetTrafficType(flows[17], VOICE))
+        is ErrorCode.ERROR_NOT_SUPPORTED
+    )
+    assert driven.priority(flows[17]).conformant_dscp == 56
+    driven.picky.refused = {64}
+    driven.grant(driven.handle, rq.SetTrafficType(flows[17], VOICE))
+    assert driven.treatment(17) == EF
+    driven.picky.refused = ()
+    assert driven.obey(OTHER_MARKS) == [(64,)]
+    assert driven.treatment(64) == EF
+    assert driven.engine.entry_count == Ruled().engine.entry_count + 2 * len(flows)
+
+
+def test_all_may_refuse() -> None:
+    driven = Ruled()
+    flows = [driven.flow(driven.handle, cookie) for cookie in range(1, 8)]
+    driven.picky.refused = range(1, 8)
+    driven.obey(OTHER_MARKS)
+    assert [driven.treatment(cookie) for cookie in range(1, 8)] == [CS7] * 7
+    driven.picky.refused = ()
+    for flow_id in flows:
+        driven.grant(driven.handle, rq.RemoveSocket(flow_id, None))
+    assert driven.mechanism.observe() == {}
+
+
+def test_flows_that_share_sockets_change_together_or_not_at_all() -> None:
+    driven = Ruled()
+    # 1 and 2 share socket 11, 2 and 3 share socket 12; 4 is alone, and so is 5.
+    first = driven.flow(driven.handle, 10)
+    driven.join(driven.handle, first, 11)
+    second = driven.flow(driven.handle, 11, B)
+    driven.join(driven.handle, second, 12)
+    third = driven.flow(driven.handle, 12, B)
+    driven.join(driven.handle, third, 13)
+    for cookie in (14, 15):
+        driven.flow(driven.handle, cookie)
+    driven.picky.refused = {13, 15}
+    driven.obey(OTHER_MARKS)
+    for cookie in (10, 11, 12, 13):
+        shares = driven.mechanism.plans[cookie].shares
+        assert {share.treatment.dscp for share in shares} == {56}
+    assert (driven.treatment(14).dscp, driven.treatment(15).dscp) == (46, 56)
+    driven.picky.refused = ()
+    driven.obey(OTHER_MARKS)
+    for cookie in (10, 11, 12, 13):
+        shares = driven.mechanism.plans[cookie].shares
+        assert {share.treatment.dscp for share in shares} == {46}
+
+
+def test_sockets_that_turn_out_to_be_gone() -> None:
+    driven = Ruled()
+    flows = [driven.flow(driven.handle, cookie) for cookie in (1, 2)]
+    driven.mechanism.gone = {1}
+    driven.obey(OTHER_MARKS)
+    assert driven.enumerated(driven.handle) == (flows[1],)
+    assert driven.treatment(2) == EF
+
+
+def test_flows_that_end_while_others_are_asked_again() -> None:
+    driven = Ruled()
+    for cookie in (1, 2, 3, 4):
+        driven.flow(driven.handle, cookie)
+    driven.picky.refused, driven.mechanism.gone = {2}, {3}
+    driven.obey(OTHER_MARKS)
+    assert driven.engine.sockets() == (1, 2, 4)
+    assert [driven.treatment(cookie).dscp for cookie in (1, 2, 4)] == [46, 56, 46]
+
+
+def test_an_interrupted_driver_goes_on_with_the_next_input() -> None:
+    driven = Ruled()
+    flows = [driven.flow(driven.handle, cookie) for cookie in (1, 2)]
+    (wanted,) = driven.engine.receive_policy(OTHER_MARKS, now_ns=driven.now_ns)
+    assert isinstance(wanted, Apply)
+    # Half of it was done.
+    driven.mechanism.apply(wanted.plans[:1])
+    undone = driven.engine.abandon()
+    assert {plan.cookie: plan.shares[0].treatment for plan in undone} == {1: CS7, 2: CS7}
+    driven.mechanism.apply(undone)
+    assert driven.treatment(1) == CS7
+    driven.grant(driven.handle, rq.RemoveSocket(flows[1], None))
+    assert driven.treatment(1) == EF
+    assert driven.mechanism.observe().keys() == {1}
+    assert not driven.engine.receive_sockets_gone((), now_ns=driven.now_ns)
+
+
+# -- limits ---------------------------------------------------------------------------
+
+
+def limited(**limits: int) -> Policy:
+    return Policy(limits=Limits(**limits))
+
+
+FULL = ErrorCode.ERROR_NO_SYSTEM_RESOURCES
+
+
+def test_handles_above_a_lowered_limit_stay() -> None:
+    driven = Ruled()
+    handles = [driven.handle, *(driven.open() for _ in range(3))]
+    driven.obey(limited(handles=2))
+    refusal = driven.engine.open_handle(OWNER)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is FULL
+    assert [driven.engine.refuse_handle(one) for one in handles] == [None] * 4
+    for handle in handles[1:3]:
+        driven.grant(handle, rq.CloseHandle())
+    assert isinstance(driven.engine.open_handle(OWNER), Refusal)
+    driven.grant(handles[3], rq.CloseHandle())
+    driven.open()
+    driven.obey(limited(handles=3))
+    driven.open()
+
+
+def test_flows_above_a_lowered_limit_stay() -> None:
+    driven = Ruled()
+    flows = [driven.flow(driven.handle, cookie) for cookie in (1, 2, 3)]
+    driven.obey(limited(flows=2))
+    assert driven.refusal(driven.handle, add(0, facts(4))) is FULL
+    assert driven.treatment(3) == CS7
+    driven.grant(driven.handle, rq.SetTrafficType(flows[2], VIDEO))
+    for flow_id in flows[:2]:
+        driven.grant(driven.handle, rq.RemoveSocket(flow_id, None))
+    driven.flow(driven.handle, 4)
+    assert driven.refusal(driven.handle, add(0, facts(5))) is FULL
+
+
+def test_destinations_above_a_lowered_limit_stay() -> None:
+    driven = Ruled()
+    flow = driven.flow(driven.handle, 1)
+    driven.join(driven.handle, flow, 1, B)
+    driven.obey(limited(destinations_per_flow=1))
+    third = replace(A, port=7)
+    assert driven.refusal(driven.handle, add(flow, facts(1), third)) is FULL
+    # What is there already is no news.
+    driven.join(driven.handle, flow, 1, B)
+    driven.obey(limited(destinations_per_flow=3))
+    driven.join(driven.handle, flow, 1, third)
+
+
+def way(to: str = "A", interface: int = 1) -> PathFacts:
+    host = (A if to == "A" else B).host()
+    return PathFacts(host, interface, f"eth{interface}", b"", b"", 1500, LinkType.WIRED)
+
+
+def test_tracked_hosts_above_a_lowered_limit_stay() -> None:
+    driven = Ruled()
+    track_a, track_b = (rq.StartTracking(found.host, None, found) for found in (way(), way("B")))
+    driven.grant(driven.handle, track_a)
+    driven.obey(limited(tracked_hosts=1))
+    driven.grant(driven.handle, track_a)
+    assert driven.refusal(driven.handle, track_b) is FULL
+    driven.obey(limited(tracked_hosts=2))
+    driven.grant(driven.handle, track_b)
+    driven.obey(limited(tracked_hosts=1))
+    driven.grant(driven.handle, track_a)
+    driven.grant(driven.handle, rq.StopTracking(A.host()))
+    assert driven.refusal(driven.handle, track_a) is FULL
+
+
+def test_requests_above_a_lowered_limit_go_on_waiting() -> None:
+    driven = Ruled()
+    driven.see(A, view(is_congested=None))
+    flow = driven.flow(driven.handle, is_adaptive=True)
+    waiting = [
+        driven.waits(driven.handle, notify(flow, kind))
+        for kind in (NoticeKind.CONGESTED, NoticeKind.UNCONGESTED)
+    ]
+    driven.obey(limited(pending_operations=1))
+    available = notify(flow, NoticeKind.AVAILABLE, 1_000)
+    assert driven.refusal(driven.handle, available) is FULL
+    driven.see(A, view(is_congested=True))
+    assert driven.answers[waiting[0]] is None
+    assert driven.refusal(driven.handle, available) is FULL
+    driven.grant(driven.handle, rq.Cancel(waiting[1]))
+    driven.waits(driven.handle, available)
+
+
+# -- rights and rates -----------------------------------------------------------------
+
+
+def test_the_operators_are_those_of_the_new_group() -> None:
+    driven = Ruled()
+    flow = driven.flow(driven.handle)
+    nets, admins = (Credentials(7, False, frozenset({group})) for group in ("netdev", "qosadm"))
+    driven.grant(driven.handle, rq.SetDscp(flow, 1, nets))
+    driven.obey(Policy(operators_group="qosadm"))
+    refused = driven.refusal(driven.handle, rq.SetDscp(flow, 2, nets))
+    assert refused is ErrorCode.ERROR_ACCESS_DENIED
+    driven.grant(driven.handle, rq.SetDscp(flow, 3, admins))
+    assert driven.treatment().dscp == 3
+
+
+def test_the_default_rate_is_that_of_the_new_policy() -> None:
+    driven = Ruled()
+    flow = driven.flow(driven.handle)
+    driven.grant(driven.handle, rate(flow, None))
+    driven.obey(Policy(default_minimum_bps=32_000))
+    # What was granted stays.
+    assert driven.treatment().rate_bps == 64_000
+    driven.grant(driven.handle, rate(flow, None))
+    assert driven.treatment().rate_bps == 32_000
+
+
+# -- paths ----------------------------------------------------------------------------
+
+
+def aged(seconds: float) -> Policy:
+    return Policy(experiments=Experiments(estimate_age_ns=round(seconds * S)))
+
+
+def test_estimates_age_by_the_new_policy() -> None:
+    driven = Ruled()
+    driven.see(A, view(available_bps=1_000))
+    flow = driven.flow(driven.handle, is_adaptive=True)
+    driven.wait(10 * S)
+    fundamentals = query(flow, rq.Question.FUNDAMENTALS)
+    driven.grant(driven.handle, fundamentals)
+    driven.obey(aged(9))
+    assert driven.refusal(driven.handle, fundamentals) is ErrorCode.ERROR_NO_DATA
+    # A rate that waits for better knowledge is granted by what is good enough now.
+    asked = driven.waits(driven.handle, rate(flow, 900))
+    driven.obey(aged(11))
+    assert driven.answers[asked] is None
+    assert driven.treatment().rate_bps == 900
+
+
+def test_contracts_stay_and_count() -> None:
+    driven = Ruled()
+    driven.see(A, view(available_bps=1_000))
+    first, second = (driven.flow(driven.handle, cookie, is_adaptive=True) for cookie in (1, 2))
+    driven.grant(driven.handle, rate(first, 600))
+    driven.obey(OTHER_MARKS)
+    assert driven.treatment(1) == Treatment(46, QUEUE_INTERACTIVE, 600)
+    assert driven.refusal(driven.handle, rate(second, 500)) is ErrorCode.ERROR_NETWORK_BUSY
+    driven.grant(driven.handle, rate(second, 400))
+
+
+def test_calls_wait_for_as_long_as_the_policy_says_under_which_they_were_made() -> None:
+    driven = Ruled(Policy(experiments=Experiments(answer_ns=2 * S)))
+    driven.grant(driven.handle, replace(add(0, facts(1), A, is_adaptive=True), path=way()))
+    (flow,) = driven.enumerated(driven.handle)
+    before = driven.waits(driven.handle, rate(flow, 1))
+    driven.obey(Policy(experiments=Experiments(answer_ns=1 * S)))
+    after = driven.waits(driven.handle, rate(flow, 2))
+    driven.wait(S)
+    assert driven.code_of(after) is ErrorCode.ERROR_RETRY
+    assert before not in driven.answers
+    driven.wait(S)
+    assert driven.code_of(before) is ErrorCode.ERROR_RETRY
+    driven.obey(Policy(experiments=Experiments(answer_ns=0)))
+    assert driven.refusal(driven.handle, rate(flow, 3)) is ErrorCode.ERROR_RETRY
+
+
+@pytest.mark.parametrize("how", ["flow", "handle"])
+def test_paths_stay_warm_for_as_long_as_the_new_policy_says(how: str) -> None:
+    def warm(seconds: int) -> Policy:
+        return Policy(experiments=Experiments(warm_ns=seconds * S))
+
+    driven = Ruled(warm(100))
+    handle = driven.open()
+    if how == "flow":
+        driven.grant(handle, replace(add(0, facts(1), A, is_adaptive=True), path=way()))
+    else:
+        driven.grant(handle, rq.StartTracking(A.host(), None, way()))
+    driven.grant(handle, rq.CloseHandle())
+    driven.wait(40 * S)
+    driven.obey(warm(50))
+    assert len(driven.engine.tracked_hosts()) == 1
+    driven.wait(10 * S - 1)
+    assert len(driven.engine.tracked_hosts()) == 1
+    driven.wait(1)
+    assert driven.engine.tracked_hosts() == ()
+    # And for longer, where that is what it says.
+    driven.grant(driven.handle, rq.StartTracking(A.host(), None, way()))
+    driven.grant(driven.handle, rq.StopTracking(A.host()))
+    driven.obey(warm(70))
+    driven.wait(70 * S - 1)
+    assert len(driven.engine.tracked_hosts()) == 1
+    driven.wait(1)
+    assert driven.engine.tracked_hosts() == ()
+
+
+def test_what_a_closed_handle_tracked_can_be_stopped_for_as_long_as_it_is_warm() -> None:
+    driven = Ruled()
+    handle = driven.open()
+    driven.grant(handle, rq.StartTracking(A.host(), None, way()))
+    driven.obey(Policy(experiments=Experiments(warm_ns=10 * S)))
+    driven.grant(handle, rq.CloseHandle())
+    driven.wait(10 * S - 1)
+    driven.grant(driven.handle, rq.StopTracking(A.host()))
+
+
+def test_a_policy_that_says_the_same_changes_nothing() -> None:
+    driven = Ruled()
+    driven.see(A, view(available_bps=1_000, is_congested=False))
+    flow = driven.flow(driven.handle, is_adaptive=True)
+    driven.grant(driven.handle, rate(flow, 500))
+    waiting = driven.waits(driven.handle, notify(flow, NoticeKind.CONGESTED))
+    before, due_ns = driven.engine.entry_count, driven.engine.next_timer_ns()
+    wanted = list(driven.experiments)
+    assert driven.obey(Policy()) == []
+    assert waiting not in driven.answers
+    assert (driven.engine.entry_count, driven.engine.next_timer_ns()) == (before, due_ns)
+    assert driven.experiments == wanted
+    assert driven.grant(driven.handle, query(flow, rq.Question.OUTGOING_RATE, USER)) == 500
