@@ -104,9 +104,12 @@ class Machine:
         self, argv: list[str], environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """Start something on it, as root."""
+        variables = {**os.environ, "PYTHONPATH": str(SOURCE), "COLUMNS": "80"}
+        # It may name this machine's own service, or none.
+        variables.pop("QWAVE_SOCKET", None)
         return subprocess.Popen(
             [*self._enter, *argv],
-            env={**os.environ, "PYTHONPATH": str(SOURCE), "COLUMNS": "80", **(environment or {})},
+            env={**variables, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,7 +17,7 @@ from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.rows import StatusRow
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from openqwave.cli.service.layout import Layout
 
 # It answers within milliseconds; one that takes seconds is as good as none.
 PATIENCE_S: Final = 5.0
@@ -35,11 +36,27 @@ class Answer:
     reason: str = ""
 
 
-def ask(path: Path) -> Answer:
-    """Ask the service that listens at a path."""
+def socket_of(layout: Layout) -> Path:
+    """Where the service of this host listens, as its configuration has it."""
+    # Here, because it loads the whole service.
+    from openqwave.service.config import Config, ConfigError, load
+
+    try:
+        return Path(load(layout.config).socket)
+    except ConfigError:
+        return Path(Config().socket)
+
+
+def ask(path: Path, patience_s: float = PATIENCE_S) -> Answer:
+    """Ask the service that listens at a path.
+
+    Args:
+        path: Its socket.
+        patience_s: How long to wait for each answer.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.settimeout(PATIENCE_S)
+            sock.settimeout(patience_s)
             sock.connect(str(path))
             return _talk(sock)
     except TimeoutError:

@@ -1,8 +1,7 @@
 """A service without a service manager: a program in the background that root has started.
 
 It gets what the unit would give it: its user, the capabilities that the unit names and no others
-(setpriv(1)), its directories, standard error in a file, and the way to say that it is ready
-(sd_notify(3)), which this command waits for.
+(setpriv(1)), its directories, and standard error in a file. It is ready when it answers.
 
 Which process it is stands in a file in the service's own directory, where the service's user could
 write another's number. So before a signal is sent the process is held (pidfd) and looked at: it has
@@ -18,11 +17,12 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from openqwave.cli.service.asking import ask
 from openqwave.cli.service.layout import USER
 from openqwave.cli.service.placing import write_whole
 from openqwave.cli.service.troubles import Trouble
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 START_S: Final = 30.0
 # TimeoutStopSec= of the unit.
 STOP_S: Final = 15.0
-# How often it is looked whether a signal came meanwhile.
+# How soon it is noticed that it answers.
 _STEP_S: Final = 0.05
 # The end of its log says why it ended.
 _LOG_LINES: Final = 5
 
 # linux/capability.h; all that the unit may name.
 _NUMBERS: Final = {
+    "CAP_DAC_READ_SEARCH": 2,
     "CAP_NET_ADMIN": 12,
     "CAP_NET_RAW": 13,
     "CAP_SYS_PTRACE": 19,
@@ -54,8 +55,8 @@ _NUMBERS: Final = {
 
 def capabilities_of(unit: str) -> list[str]:
     """The capabilities that a unit gives its program."""
-    found = re.search(r"^AmbientCapabilities=(.*)$", unit, re.MULTILINE)
-    return found[1].split() if found else []
+    found = re.findall(r"^AmbientCapabilities=(.*)$", unit, re.MULTILINE)
+    return [name for line in found for name in line.split()]
 
 
 def missing_capabilities(wanted: list[str]) -> list[str]:
@@ -69,12 +70,24 @@ def missing_capabilities(wanted: list[str]) -> list[str]:
 
 
 class Background:
-    """Starts and stops the program itself."""
+    """Starts and stops the program itself.
+
+    Attributes:
+        socket: Where it answers.
+    """
 
     name = "qwave"
 
-    def __init__(self, layout: Layout, interruption: Interruption) -> None:
+    def __init__(self, layout: Layout, socket: Path, interruption: Interruption) -> None:
+        """Be ready to start it.
+
+        Args:
+            layout: Where it is.
+            socket: Where it will answer.
+            interruption: Asked while it is waited for.
+        """
         self._layout = layout
+        self.socket = socket
         self._interruption = interruption
 
     def pid(self) -> int | None:
@@ -93,16 +106,12 @@ class Background:
         _make_directory(self._layout.run, 0o755)
         _make_directory(self._layout.state, 0o700)
         with contextlib.ExitStack() as undo:
-            ready = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            # An abstract name that the kernel chooses: nothing to be found, nothing to be left.
-            ready.bind("")
-            process = self._spawn("@" + ready.getsockname()[1:].decode())
+            process = self._spawn()
             undo.callback(_end, process)
             number = f"{process.pid}\n".encode()
             write_whole(self._layout.pid_file, number, 0o644)
             undo.callback(self._layout.pid_file.unlink, missing_ok=True)
-            self._wait_ready(ready, process)
-            ready.close()
+            self._wait_ready(process)
             undo.pop_all()
         # It goes on without this command.
         process.returncode = 0
@@ -134,7 +143,7 @@ class Background:
             return ""
         return "\n".join(text.splitlines()[-_LOG_LINES:])
 
-    def _spawn(self, notify: str) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise Trouble("setpriv is not here, which takes rights away (it is in util-linux)")
@@ -158,7 +167,7 @@ class Background:
                     "--no-new-privs",
                     str(self._layout.program),
                 ],
-                env={"PATH": os.defpath, "NOTIFY_SOCKET": notify},
+                env={"PATH": os.defpath},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -169,13 +178,14 @@ class Background:
         finally:
             os.close(log)
 
-    def _wait_ready(self, ready: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        steps = round(START_S / _STEP_S)
-        for _ in range(steps):
-            is_told = bool(select.select([ready], [], [], _STEP_S)[0])
-            if is_told and b"READY=1" in ready.recv(4_096).splitlines():
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        end_s = time.monotonic() + START_S
+        while time.monotonic() < end_s:
+            status = ask(self.socket, _STEP_S).status
+            # Another may answer at the place, and this one is about to find that out.
+            if status is not None and status.pid == process.pid:
                 return
-            self._interruption.check()
+            self._interruption.pause(_STEP_S)
             if process.poll() is not None:
                 raise Trouble(f"qwaved ended as soon as it was started\n{self.log_tail()}".rstrip())
         raise Trouble(f"qwaved was not ready after {START_S:g} s\n{self.log_tail()}".rstrip())

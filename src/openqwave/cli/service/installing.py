@@ -265,8 +265,7 @@ def _start(
         supervisor.restart()
     is_started = job.done.is_changed or not was_running
     interruption.check()
-    socket = socket_of(layout)
-    answer = asking.ask(socket)
+    answer = asking.ask(supervisor.socket)
     if answer.status is None:
         raise Trouble(f"qwaved was started, and {answer.reason}\n{supervisor.log_tail()}".rstrip())
     unit = (layout.units / "qwaved.service").read_text(encoding="utf-8")
@@ -275,20 +274,9 @@ def _start(
         is_started=is_started,
         supervisor=supervisor.name,
         pid=answer.status.pid,
-        socket=str(socket),
+        socket=str(supervisor.socket),
         missing=tuple(missing_capabilities(capabilities_of(unit))),
     )
-
-
-def socket_of(layout: Layout) -> Path:
-    """Where the service of this host listens, as its configuration has it."""
-    # Here, because it loads the whole service.
-    from openqwave.service.config import Config, ConfigError, load
-
-    try:
-        return Path(load(layout.config).socket)
-    except ConfigError:
-        return Path(Config().socket)
 
 
 def _check_as_user(layout: Layout) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from openqwave.cli.service import asking, manifest
-from openqwave.cli.service.installing import socket_of
 
 if TYPE_CHECKING:
     from openqwave.cli.service.layout import Layout
@@ -53,8 +52,7 @@ def look(layout: Layout, supervisor: Supervisor | None) -> Seen:
     if supervisor is None:
         return Seen(record)
     pid = supervisor.pid() if record is not None else None
-    socket = socket_of(layout)
-    answer = asking.ask(socket)
+    answer = asking.ask(supervisor.socket)
     if pid is None and answer.status is not None:
         # One that was started by hand.
         pid = answer.status.pid
@@ -63,7 +61,7 @@ def look(layout: Layout, supervisor: Supervisor | None) -> Seen:
         supervisor.name,
         pid,
         None if pid is None else _uptime_ns(pid),
-        str(socket),
+        str(supervisor.socket),
         answer.status,
         answer.reason,
     )

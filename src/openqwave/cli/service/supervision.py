@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from openqwave.cli.service.asking import socket_of
 from openqwave.cli.service.background import Background
 from openqwave.cli.service.troubles import Trouble
 
@@ -28,9 +29,11 @@ class Supervisor(Protocol):
 
     Attributes:
         name: Who it is.
+        socket: Where the program answers.
     """
 
     name: str
+    socket: Path
 
     def pid(self) -> int | None:
         """The program's process; None if it does not run."""
@@ -63,13 +66,15 @@ def supervisor_of(layout: Layout, interruption: Interruption) -> Supervisor:
     """Who it is on this host."""
     if _BOOTED.is_dir() and shutil.which("systemctl") is not None:
         return Systemd()
-    return Background(layout, interruption)
+    return Background(layout, socket_of(layout), interruption)
 
 
 class Systemd:
     """The units, by systemctl(1)."""
 
     name = "systemd"
+    # ListenSequentialPacket= of qwaved.socket; what the configuration says is for without it.
+    socket = Path("/run/qwave/qwaved.sock")
 
     def pid(self) -> int | None:
         """The service's main process."""
