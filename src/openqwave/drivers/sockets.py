@@ -85,7 +85,12 @@ def _copy_of(number: int) -> _Copy:
         raise
 
 
-def _cookie_of(sock: socket.socket) -> int:
+def read_cookie(sock: socket.socket) -> int:
+    """The kernel's name for a socket.
+
+    Raises:
+        OSError: It is closed.
+    """
     cookie = sock.getsockopt(_SOCKET, SO_COOKIE, _COOKIE_BYTES)
     return int.from_bytes(cookie, sys.byteorder)
 
@@ -121,7 +126,12 @@ def _peer_of(sock: socket.socket, version: int) -> Endpoint | None:
     return Endpoint(socket.inet_pton(socket.AF_INET6, host), name[1], name[3])
 
 
-def _describe(sock: socket.socket) -> SocketFacts | Refusal:
+def describe_socket(sock: socket.socket) -> SocketFacts | Refusal:
+    """What the kernel says of a socket; ERROR_NOT_SUPPORTED for what cannot be in flows.
+
+    Raises:
+        OSError: It is closed.
+    """
     ask = sock.getsockopt
     version = _VERSIONS.get(ask(_SOCKET, _DOMAIN))
     transport = _TRANSPORTS.get((ask(_SOCKET, _TYPE), ask(_SOCKET, _PROTOCOL)))
@@ -132,7 +142,7 @@ def _describe(sock: socket.socket) -> SocketFacts | Refusal:
         )
     peer = _peer_of(sock, version)
     if peer is not None:
-        return SocketFacts(_cookie_of(sock), transport, version, peer)
+        return SocketFacts(read_cookie(sock), transport, version, peer)
     interface = ask(_SOCKET, SO_BINDTOIFINDEX)
     if transport is Transport.TCP and ask(_SOCKET, socket.SO_ACCEPTCONN):
         # What it accepts would inherit its options, and nobody would give them back.
@@ -140,11 +150,19 @@ def _describe(sock: socket.socket) -> SocketFacts | Refusal:
             ErrorCode.ERROR_NOT_SUPPORTED,
             "a listening socket sends nothing; add the sockets that it accepts",
         )
-    return SocketFacts(_cookie_of(sock), transport, version, None, namespace_of(sock), interface)
+    return SocketFacts(read_cookie(sock), transport, version, None, namespace_of(sock), interface)
 
 
-def _ask(sock: SocketLike, question: Callable[[socket.socket], _T]) -> _T | Refusal:
-    """Put a question to whatever stands for a socket."""
+def ask_socket(sock: SocketLike, question: Callable[[socket.socket], _T]) -> _T | Refusal:
+    """Put a question to whatever stands for a socket.
+
+    Args:
+        sock: A socket object, a file number, or anything with a file number.
+        question: What is asked of it, or of a copy for the moment.
+
+    Returns:
+        The answer; ERROR_INVALID_PARAMETER for what is no open socket.
+    """
     try:
         if isinstance(sock, socket.socket):
             return question(sock)
@@ -177,11 +195,11 @@ class SocketDirectory:
             The facts; ERROR_INVALID_PARAMETER for what is no open socket;
             ERROR_NOT_SUPPORTED for protocols that cannot be in flows.
         """
-        return _ask(sock, _describe)
+        return ask_socket(sock, describe_socket)
 
     def cookie_of(self, sock: SocketLike) -> int | Refusal:
         """The kernel's name for a socket; ERROR_INVALID_PARAMETER for what is none."""
-        return _ask(sock, _cookie_of)
+        return ask_socket(sock, read_cookie)
 
     def remember(self, cookie: int, sock: SocketLike) -> None:
         """Keep the names by which the socket can be found again."""
@@ -250,7 +268,7 @@ class SocketDirectory:
 
 def _matches(sock: socket.socket, cookie: int) -> bool:
     try:
-        return _cookie_of(sock) == cookie
+        return read_cookie(sock) == cookie
     except OSError:
         # Closed since: then it does not match.
         return False

@@ -23,7 +23,8 @@ class SocketFacts:
         peer: What it is connected to, as the socket says it (perhaps IPv4-mapped).
         namespace: The kernel's name for its network namespace; 0 where it has none.
         interface: Index of the interface it is bound to, or 0. Both are asked only for a
-            socket without a peer: a connected one has its route.
+            socket without a peer: a connected one has its route. Where sockets may be of
+            other namespaces than their reader's, the first is asked for always.
     """
 
     cookie: int
@@ -32,3 +33,11 @@ class SocketFacts:
     peer: Endpoint | None
     namespace: int = 0
     interface: int = 0
+
+
+class OutOfReach(OSError):
+    """A socket may be there, but it cannot be had now; the text says why and what would help."""
+
+
+class Elsewhere(OutOfReach):
+    """The process that brought the socket has it no more; whether another has is not known yet."""
