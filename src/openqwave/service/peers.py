@@ -209,6 +209,7 @@ class Peer:
                 case ms.Cancel(id=request_id, request=which):
                     pending = self._pending.get(which)
                     refusal = session.cancel(0 if pending is None else pending.request_id)
+                    self._around.tell_completed()
                     self._answer(request_id, refusal)
                 case ms.EnumerateFlows(id=request_id, after=after):
                     found = session.enumerate_flows()
@@ -246,6 +247,8 @@ class Peer:
         finally:
             if sockets and not names_socket:
                 directory.take_back(sockets)
+        # What a call has ended is told before the call is answered.
+        self._around.tell_completed()
         if not isinstance(result, Pending):
             self._answer(request.id, result)
             return False

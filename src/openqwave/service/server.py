@@ -158,6 +158,13 @@ class Server:
         if threading.get_ident() != self._thread:
             self._wake.send()
 
+    def tell_completed(self) -> None:
+        """Tell clients what has completed; by the loop."""
+        while self._completed:
+            done, request_id, result = self._completed.popleft()
+            done.complete(request_id, result)
+            self._settle(done)
+
     # -- what connections need of it ----------------------------------------------------
 
     @property
@@ -223,10 +230,7 @@ class Server:
                 if peer is not None and not peer.is_over:
                     peer.read()
                     self._settle(peer)
-                while self._completed:
-                    done, request_id, result = self._completed.popleft()
-                    done.complete(request_id, result)
-                    self._settle(done)
+                self.tell_completed()
         finally:
             self.close()
 

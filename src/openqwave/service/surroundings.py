@@ -61,5 +61,8 @@ class Surroundings(Protocol):
     def complete(self, peer: Peer, request_id: int, result: Result) -> None:
         """A pending request has its result; called in any thread."""
 
+    def tell_completed(self) -> None:
+        """Tell of what has completed, before anything else is told."""
+
     def show(self, peer: Peer, request: ms.Request) -> bytes | Refusal:
         """What a list or the status says."""
