@@ -15,9 +15,21 @@ from typing import Any
 
 import pytest
 
-from openqwave.cli.service import background, command, contents, interpreters
+from openqwave.cli.interruption import Interruption
+from openqwave.cli.service import (
+    asking,
+    background,
+    command,
+    contents,
+    installing,
+    interpreters,
+)
 from openqwave.cli.service.command import Options, run_install, run_status, run_uninstall
+from openqwave.cli.service.installing import install
 from openqwave.cli.service.layout import Layout
+from openqwave.cli.service.placing import Placing
+from openqwave.cli.service.troubles import Trouble
+from openqwave.ipc.rows import BackendRow, MemoryRow, SinkRow, StatusRow
 
 PREFIX = Path("/usr/local")
 CONFIG = "etc/qwave/qwaved.toml"
@@ -178,6 +190,112 @@ def test_a_failed_change_of_version_leaves_the_first(
     assert image.install() == 1
     assert "No space left on device" in image.errors
     assert {path: path.read_bytes() for path in image.root.rglob("*") if path.is_file()} == before
+
+
+class Pretended:
+    """Starts nothing, and notes which version was in place when it should have.
+
+    Attributes:
+        fails: How often starting anew is to fail from now on.
+        started: The versions.
+    """
+
+    name = "pretended"
+    socket = Path("/run/qwave/qwaved.sock")
+
+    def __init__(self, root: Path) -> None:
+        self._code = root / "usr/local/lib/qwave/python"
+        self.fails = 0
+        self.started: list[list[str]] = []
+
+    def pid(self) -> int | None:
+        return 1 if self.started else None
+
+    def start(self) -> None:
+        self.started.append(os.listdir(self._code))
+
+    def restart(self) -> None:
+        self.start()
+        if self.fails:
+            self.fails -= 1
+            raise Trouble("it does not start")
+
+    def stop(self) -> None:
+        self.started.clear()
+
+    def forget(self) -> None:
+        pass
+
+    def log_tail(self) -> str:
+        return "the last words"
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that answers as soon as it is asked."""
+    status = StatusRow(
+        service="qwaved",
+        version="1",
+        protocol=1,
+        pid=1,
+        uptime_ns=1,
+        socket="",
+        config_file="",
+        handles=0,
+        flows=0,
+        paths=0,
+        peers=0,
+        lends=False,
+        backend=BackendRow(name=""),
+        sink=SinkRow(on=False),
+        memory=MemoryRow(path="", state=""),
+    )
+    monkeypatch.setattr(asking, "ask", lambda _: asking.Answer(status))
+    monkeypatch.setattr(installing, "_check_as_user", lambda _: None)
+
+
+@pytest.mark.usefixtures("answering")
+def test_what_ran_before_runs_again_when_its_successor_does_not(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, supervisor = Layout(image.root, PREFIX), Pretended(image.root)
+    with Interruption() as interruption:
+        done = install(layout, supervisor, interruption)
+        assert (done.is_started, done.pid, supervisor.started) == (True, 1, [["x"]])
+        done = install(layout, supervisor, interruption)
+        assert (done.is_started, done.pid, supervisor.started) == (False, 1, [["x"]])
+        monkeypatch.setattr(contents.Code, "_digest", lambda _: "another")
+        monkeypatch.setattr(contents.Code, "copy_to", lambda _, place: (place / "y").touch())
+        supervisor.fails = 1
+        with pytest.raises(Trouble, match="does not start"):
+            install(layout, supervisor, interruption)
+        assert supervisor.started == [["x"], ["y"], ["x"]]
+        # What fails before that disturbs nothing.
+        monkeypatch.setattr(installing, "_check_as_user", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            install(layout, supervisor, interruption)
+        assert supervisor.started == [["x"], ["y"], ["x"]]
+        monkeypatch.setattr(installing, "_check_as_user", lambda _: None)
+        done = install(layout, supervisor, interruption)
+        assert (done.is_started, supervisor.started[3:]) == (True, [["y"]])
+
+
+def test_what_cannot_be_undone_is_told(tmp_path: Path) -> None:
+    def stick() -> None:
+        raise OSError("it is stuck")
+
+    def fail() -> None:
+        with Placing() as placing:
+            placing.file(tmp_path / "file", b"", 0o644)
+            placing.undo_with(stick)
+            raise Trouble("it failed")
+
+    with pytest.raises(Trouble) as caught:
+        fail()
+    assert str(caught.value) == ("it failed\nNot all of what was done could be undone: it is stuck")
+    assert not caught.value.is_undone
+    # The rest is.
+    assert os.listdir(tmp_path) == []
 
 
 # -- the administrator's file -----------------------------------------------------------

@@ -93,7 +93,8 @@ def _run(
             supervisor = supervisor_of(layout, interruption) if layout.is_this_host else None
             return action(layout, supervisor, interruption)
         except Trouble as trouble:
-            rest = f"\n{left.capitalize()}." if left and trouble.status == FAILED else ""
+            is_left = left and trouble.status == FAILED and trouble.is_undone
+            rest = f"\n{left.capitalize()}." if is_left else ""
             sys.stderr.write(f"{trouble}{rest}\n")
             return trouble.status
         except Interrupted as interrupted:

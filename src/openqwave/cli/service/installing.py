@@ -76,9 +76,10 @@ def install(layout: Layout, supervisor: Supervisor | None, interruption: Interru
     _refuse_strangers(layout, files, former)
     job = _Job(layout, former, files, code, interpreter, interruption)
     with Placing() as placing:
-        if supervisor is not None and former is not None and supervisor.pid() is not None:
-            placing.undo_with(lambda: _start_again(supervisor))
-        if job.is_needed(supervisor):
+        if supervisor is not None:
+            # The first to be noted is the last to be undone: with the former files in place.
+            placing.undo_with(lambda: _start_again(supervisor, job))
+        if job.is_needed():
             job.place(placing)
         done = job.done
         if supervisor is not None:
@@ -118,6 +119,7 @@ class _Job:
     Attributes:
         manifest: The record.
         done: What was done so far.
+        has_restarted: What ran before was stopped for it.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class _Job:
         self._former = former
         self._code = code
         self._interruption = interruption
+        self.has_restarted = False
         self._files = dict(files)
         config = contents.example_config()
         there = manifest.digest_on_disk(layout.on_disk(layout.config))
@@ -187,11 +190,10 @@ class _Job:
             str(each) for each in places if str(each) in former or not layout.on_disk(each).exists()
         ]
 
-    def is_needed(self, supervisor: Supervisor | None) -> bool:
+    def is_needed(self) -> bool:
         """Is anything to be placed?"""
         if self._former != self.manifest or self._needs_user:
             return True
-        del supervisor
         return any(
             manifest.digest_on_disk(self._layout.on_disk(place)) != manifest.digest_of(each.data)
             for place, each in self._files.items()
@@ -262,13 +264,14 @@ def _start(
         placing.undo_with(supervisor.stop)
         supervisor.start()
     elif job.done.is_changed:
+        job.has_restarted = True
         supervisor.restart()
     is_started = job.done.is_changed or not was_running
     interruption.check()
     answer = asking.ask(supervisor.socket)
     if answer.status is None:
         raise Trouble(f"qwaved was started, and {answer.reason}\n{supervisor.log_tail()}".rstrip())
-    unit = (layout.units / "qwaved.service").read_text(encoding="utf-8")
+    unit = layout.on_disk(layout.units / "qwaved.service").read_text(encoding="utf-8")
     return replace(
         job.done,
         is_started=is_started,
@@ -299,7 +302,8 @@ def _check_as_user(layout: Layout) -> None:
         raise Trouble((done.stderr or done.stdout).strip() or f"{layout.program} cannot be run")
 
 
-def _start_again(supervisor: Supervisor) -> None:
-    """After what was tried is undone: as it was before."""
-    with contextlib.suppress(Trouble):
-        supervisor.restart()
+def _start_again(supervisor: Supervisor, job: _Job) -> None:
+    """After all is undone: let what was there before run, if that was disturbed."""
+    if job.has_restarted:
+        with contextlib.suppress(Trouble):
+            supervisor.restart()

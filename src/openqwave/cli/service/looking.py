@@ -31,6 +31,7 @@ class Seen:
         socket: Where it was asked.
         status: What it said of itself; None if it did not.
         reason: Why not.
+        log: The last that it wrote, where it does not answer; may be more than a line.
     """
 
     record: Manifest | None
@@ -40,6 +41,7 @@ class Seen:
     socket: str | None = None
     status: StatusRow | None = None
     reason: str = ""
+    log: str = ""
 
 
 def look(layout: Layout, supervisor: Supervisor | None) -> Seen:
@@ -64,6 +66,7 @@ def look(layout: Layout, supervisor: Supervisor | None) -> Seen:
         str(supervisor.socket),
         answer.status,
         answer.reason,
+        supervisor.log_tail() if record is not None and answer.status is None else "",
     )
 
 

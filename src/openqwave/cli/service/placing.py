@@ -9,16 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from openqwave.cli.service.troubles import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Placing:
-    """Steps that were taken and how each is undone; undoes them all unless `keep` is called."""
+    """Steps that were taken and how each is undone; undoes them all unless `keep` is called.
+
+    Raises:
+        Trouble: At the end of the block: not all could be undone.
+    """
 
     def __init__(self) -> None:
         self._undo = contextlib.ExitStack()
@@ -27,8 +34,13 @@ class Placing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._undo.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self._undo.close()
+        except (Trouble, OSError, subprocess.SubprocessError) as second:
+            raise Trouble(
+                f"{error}\nNot all of what was done could be undone: {second}", is_undone=False
+            ) from error
 
     def keep(self) -> None:
         """All is done: leave it, and drop what was kept of before."""

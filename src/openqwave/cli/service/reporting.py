@@ -111,6 +111,7 @@ def _seen_lines(seen: Seen, layout: Layout) -> list[str]:
         lines.append(_row("running", f"process {seen.pid}{since}, kept by {seen.supervisor}"))
     if seen.status is None:
         lines.append(_row("reachable", f"no: {seen.reason}"))
+        lines += [_row("said", line) for line in seen.log.splitlines()]
     else:
         lines.append(_row("reachable", f"{seen.status.service} at {seen.socket}"))
         lines.append(_row("config", seen.status.config_file or "none"))
@@ -126,6 +127,7 @@ def _seen_fields(seen: Seen) -> dict[str, Any]:
         "socket": seen.socket,
         "is_reachable": seen.status is not None,
         "reason": seen.reason or None,
+        "log": seen.log or None,
         "status": msgspec.to_builtins(seen.status),
     }
 

@@ -18,8 +18,10 @@ class Trouble(Exception):
 
     Attributes:
         status: The exit status.
+        is_undone: What was done before is undone, if it had to be.
     """
 
-    def __init__(self, message: str, status: int = FAILED) -> None:
+    def __init__(self, message: str, status: int = FAILED, *, is_undone: bool = True) -> None:
         super().__init__(message)
         self.status = status
+        self.is_undone = is_undone
