@@ -181,13 +181,13 @@ def test_what_the_service_may_say_unasked(state: State, kind: type) -> None:
         broken(end, ms.encode_packet(reply))
 
 
-@pytest.mark.parametrize("state", set(State) - {State.OVER})
+@pytest.mark.parametrize("state", [each for each in State if each is not State.OVER])
 @pytest.mark.parametrize("reply", [answer(1), ABORTED, ms.Pending(1)])
 def test_answers_to_what_was_not_asked(state: State, reply: ms.Reply) -> None:
     broken(prepared(state), ms.encode_packet(reply))
 
 
-@pytest.mark.parametrize("state", set(State) - {State.OVER})
+@pytest.mark.parametrize("state", [each for each in State if each is not State.OVER])
 @pytest.mark.parametrize("data", [b"\xff", b"{}", b" " * (ms.MAX_ANSWER_BYTES + 1)])
 def test_garbage(state: State, data: bytes) -> None:
     broken(prepared(state), data)
