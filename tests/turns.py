@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ALONE = (
     "tests/kernel/",
     "tests/unit/test_experiment_host.py",
+    "tests/unit/test_own_sink.py",
     "tests/unit/test_surveying.py",
 )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
+import openqwave as qw
 from openqwave.admission.policy import (
     QUEUE_BULK,
     QUEUE_INTERACTIVE,
@@ -17,8 +20,12 @@ from openqwave.admission.policy import (
     Policy,
 )
 from openqwave.admission.rights import Credentials
+from openqwave.client.embedded import Embedded
+from openqwave.drivers.clock import SystemClock
+from openqwave.drivers.sockets import own_namespace
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
+from openqwave.model.estimates import Unmeasurable
 from openqwave.model.flow import (
     UNTOUCHED,
     NoticeKind,
@@ -28,6 +35,7 @@ from openqwave.model.flow import (
     Treatment,
 )
 from openqwave.model.path import LinkType, PathFacts
+from openqwave.probing.sink_limits import SinkLimits
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.effects import Applied, Apply, SocketPlan
 from tests.unit.driven import (
@@ -40,12 +48,29 @@ from tests.unit.driven import (
     Driven,
     Mechanism,
     add,
+    endpoint,
     facts,
     notify,
     query,
     rate,
     view,
 )
+from tests.unit.loopback import Bench, options_of
+from tests.unit.own_subsystem import open_in, own_subsystem
+from tests.unit.surveying_stage import (
+    HERE,
+    MBIT,
+    PATIENCE_S,
+    Stage,
+    Ways,
+    ended,
+    impatiently,
+    staged,
+    threads,
+    told,
+    until,
+)
+from tests.unit.test_process_end import in_child
 
 S = 1_000_000_000
 VOICE, VIDEO = TrafficType.VOICE, TrafficType.AUDIO_VIDEO
@@ -460,3 +485,174 @@ def test_a_policy_that_says_the_same_changes_nothing() -> None:
     assert (driven.engine.entry_count, driven.engine.next_timer_ns()) == (before, due_ns)
     assert driven.experiments == wanted
     assert driven.grant(driven.handle, query(flow, rq.Question.OUTGOING_RATE, USER)) == 500
+
+
+# -- a runtime ------------------------------------------------------------------------
+
+HIS = Experiments(answer_ns=int(PATIENCE_S * 1e9), warm_ns=1_000_000)
+
+
+@pytest.fixture
+def stage(fd_guard: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    del fd_guard
+    with impatiently(monkeypatch), staged(monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def host(stage: Stage) -> Iterator[Embedded]:
+    del stage
+    with own_subsystem(Policy(experiments=HIS), clock=cast("Any", SystemClock())) as made:
+        yield made
+
+
+def test_programs_that_only_mark_get_other_marks_and_no_thread(
+    host: Embedded, sockets: Bench
+) -> None:
+    sock = sockets.make("udp4 connected")
+    open_in(host).add_socket(sock, traffic_type=VOICE, adaptive=False)
+    assert options_of(sock).tos == 56 << 2
+    host.set_policy(OTHER_MARKS)
+    assert options_of(sock).tos == 46 << 2
+    host.set_policy(NO_MARKS)
+    assert (options_of(sock).tos, options_of(sock).priority) == (0, 0)
+    assert threads() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"allowed": ("10.0.0.0/8", "the office")},
+        {"forbidden": ("10.0.0.0/33",)},
+        {"share_ppm": 0},
+        {"most_bps": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_measured", [False, True])
+def test_a_policy_that_is_wrong_changes_nothing(
+    host: Embedded, sockets: Bench, stage: Stage, wrong: dict[str, Any], is_measured: bool
+) -> None:
+    sock = sockets.make("udp4 connected")
+    qos = open_in(host)
+    if is_measured:
+        qos.track("127.0.0.1")
+        stage.latest()
+    qos.add_socket(sock, traffic_type=VOICE, adaptive=False)
+    with pytest.raises(qw.InvalidParameter):
+        host.set_policy(replace(OTHER_MARKS, experiments=replace(HIS, **wrong)))
+    assert options_of(sock).tos == 56 << 2
+    qos.track("127.0.0.2")
+    assert stage.latest(1 + is_measured).session.budget.rate_bps(10 * MBIT) == 100_000
+    assert stage.allowed == [[()]]
+    assert Ways.networks == [((), ())]
+
+
+def test_what_experiments_may_cost_changes_while_they_run(host: Embedded, stage: Stage) -> None:
+    qos = open_in(host)
+    qos.track("127.0.0.1")
+    first = stage.latest().session.budget
+    first.spend(1_000_000, 10 * MBIT, now_ns=time.monotonic_ns())
+    spent = first.whole_bytes(10 * MBIT) - first.allowed_bytes(
+        10 * MBIT, now_ns=time.monotonic_ns()
+    )
+    assert spent == pytest.approx(1_000_000, rel=0.01)
+    host.set_policy(
+        Policy(experiments=replace(HIS, share_ppm=2_000, most_bps=15_000, burst_bytes=20_000))
+    )
+    until(lambda: first.burst_bytes == 20_000)
+    assert first.rate_bps(5 * MBIT) == 10_000
+    assert first.rate_bps(10 * MBIT) == 15_000
+    # What was sent took its share of the window, and is not owed once more.
+    left = first.allowed_bytes(10 * MBIT, now_ns=time.monotonic_ns())
+    assert 1 - left / first.whole_bytes(10 * MBIT) == pytest.approx(1_000_000 / 3_750_000, rel=0.01)
+    qos.track("127.0.0.2")
+    second = stage.latest(2).session.budget
+    assert (second.rate_bps(10 * MBIT), second.burst_bytes) == (15_000, 20_000)
+
+
+def test_who_may_take_part_changes_while_experiments_run(host: Embedded, stage: Stage) -> None:
+    qos = open_in(host)
+    qos.track("127.0.0.1")
+    stage.latest()
+    allowed, forbidden = ("198.51.100.0/24",), ("203.0.113.0/24",)
+    host.set_policy(Policy(experiments=replace(HIS, allowed=allowed, forbidden=forbidden)))
+    until(lambda: stage.allowed == [[(), allowed]])
+    assert Ways.networks == [((), ()), (allowed, forbidden)]
+    # One host goes on, with what it runs.
+    assert not stage.latest().is_cancelled
+    qos.close()
+    ended()
+    # What is begun later begins with it.
+    open_in(host).track("127.0.0.1")
+    stage.latest(2)
+    assert stage.allowed[1:] == [[allowed]]
+    assert Ways.networks[2:] == [(allowed, forbidden)]
+
+
+CLOSED = Refusal(ErrorCode.ERROR_ACCESS_DISABLED_BY_POLICY, "the administrator forbids it")
+BEHIND = Unmeasurable("it is behind a router")
+
+
+def test_what_is_allowed_begins_and_what_is_forbidden_ends(
+    host: Embedded, stage: Stage, sockets: Bench
+) -> None:
+    qos = open_in(host)
+    flow = qos.add_socket(sockets.make("tcp4 connected"), traffic_type=VOICE)
+    run = stage.latest()
+    run.mailbox.put(told(6 * MBIT))
+    until(lambda: flow.path().age_ns is not None)
+    flow.set_rate(2 * MBIT)
+    Ways.otherwise[HERE] = CLOSED
+    host.set_policy(Policy(experiments=replace(HIS, forbidden=("127.0.0.0/8",))))
+    until(lambda: run.is_cancelled)
+    with pytest.raises(qw.DisabledByPolicy):
+        flow.set_rate(3 * MBIT)
+    assert flow.rate_bps() == 2 * MBIT
+    # Nothing is measured any more, and yet the next policy is heard.
+    time.sleep(0.1)
+    Ways.otherwise.clear()
+    host.set_policy(Policy(experiments=HIS))
+    assert stage.latest(2).peer == HERE
+
+
+def test_a_policy_begins_the_thread_where_nothing_was_measured(
+    host: Embedded, stage: Stage, sockets: Bench
+) -> None:
+    Ways.otherwise[HERE] = BEHIND
+    flow = open_in(host).add_socket(sockets.make("tcp4 connected"))
+    with pytest.raises(qw.NotSupported, match="router"):
+        flow.fundamentals()
+    assert threads() == []
+    Ways.otherwise.clear()
+    host.set_policy(Policy(experiments=replace(HIS, allowed=("127.0.0.0/8",))))
+    assert stage.latest().peer == HERE
+
+
+def test_hosts_of_other_networks_stay_unknown(host: Embedded, stage: Stage) -> None:
+    qos = open_in(host)
+    qos.track("127.0.0.2")
+    stage.latest()
+    # A process in another network namespace has a path of that name.
+    found = host.find_path(HERE, own_namespace() + 1)
+    assert isinstance(found, Unmeasurable)
+    host.tell(lambda engine, now_ns: engine.receive_path_view(HERE, view(), now_ns=now_ns))
+    host.set_policy(OTHER_MARKS)
+    qos.track("127.0.0.3")
+    assert stage.latest(2).peer == endpoint("127.0.0.3", 0)
+
+
+def test_a_runtime_of_another_process_obeys_nobody(host: Embedded, sockets: Bench) -> None:
+    sock = sockets.make("udp4 connected")
+    open_in(host).add_socket(sock, traffic_type=VOICE, adaptive=False)
+
+    def body() -> int:
+        host.set_policy(OTHER_MARKS)
+        host.notice_time()
+        host.sweep()
+        host.serve_sink(SinkLimits())
+        host.stop_sink()
+        return 0 if options_of(sock).tos == 56 << 2 and threads() == [] else 1
+
+    assert in_child(body) == 0
+    assert options_of(sock).tos == 56 << 2

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -35,197 +35,49 @@ from openqwave.model.errors import GeneralFailure, OperationAborted
 from openqwave.model.estimates import (
     Congestion,
     CongestionReason,
-    Doubt,
-    Estimate,
-    Estimated,
-    FlowCounters,
     Fundamentals,
-    Inconclusive,
-    PathReport,
+    PathView,
 )
-from openqwave.model.path import LinkType, PathFacts
+from openqwave.model.path import PathFacts
 from openqwave.probing.outcomes import Ended, Failed, Failure
-from openqwave.probing.session import Event
 from openqwave.probing.tracking import CongestionTold, Effort
-from openqwave.probing.tracking import Estimated as Told
 from openqwave.runtime import experimenting, surveying
 from tests.conftest import open_descriptors
 from tests.unit.driven import endpoint
 from tests.unit.experiment_stage import PORT, own_network
 from tests.unit.loopback import Bench, options_of
 from tests.unit.own_subsystem import open_in, own_subsystem
+from tests.unit.surveying_stage import (
+    HERE,
+    MBIT,
+    NAMES,
+    PATIENCE_S,
+    Counters,
+    Stage,
+    ended,
+    impatiently,
+    staged,
+    threads,
+    told,
+    until,
+    way,
+)
 from tests.unit.test_process_end import in_child
-
-HERE = endpoint("127.0.0.1", 0)
-MBIT = 1_000_000
-PATIENCE_S = 20.0
-NAMES = ("openqwave-paths", "openqwave-experiments")
-
-
-def way(host: Endpoint, interface: int = 1) -> PathFacts:
-    return PathFacts(host, interface, "lo", host.packed, b"", 65_536, LinkType.LOOPBACK)
-
-
-class Ways:
-    """A stand-in for `Pathfinder`: every host is on the link."""
-
-    def __init__(self, *_: object) -> None:
-        return
-
-    def find(self, host: Endpoint, *, interface: int = 0) -> PathFacts:
-        return way(host, interface or 1)
-
-    def hear_failures(self, _: object) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-class Follower:
-    """A stand-in for `Tracking`: notes what it is told."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.heard: list[object] = []
-
-    def set_effort(self, effort: Effort, *, now_ns: int) -> None:
-        assert 0 < now_ns <= time.monotonic_ns()
-        self.heard.append(effort)
-
-    def measure_afresh(self, *, now_ns: int) -> None:
-        assert 0 < now_ns <= time.monotonic_ns()
-        self.heard.append("afresh")
-
-
-class Run:
-    """A stand-in for `Running`: one session that was begun."""
-
-    def __init__(self, session: Follower, peer: Endpoint, mailbox: Mailbox) -> None:
-        self.session, self.peer, self.mailbox = session, peer, mailbox
-        self.is_cancelled = False
-
-    def do(self, action: Callable[[int], object]) -> object:
-        if self.mailbox.is_closed:
-            raise OperationAborted("over")
-        return action(time.monotonic_ns())
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        self.mailbox.close()
-
-
-class Stage:
-    """A stand-in for all `ExperimentHost`s; it is called as the class is."""
-
-    def __init__(self) -> None:
-        self.runs: list[Run] = []
-        self.open_hosts = self.made_hosts = 0
-        self.errors: list[Exception] = []
-        self.answers: list[Event] = []
-        self._lock = threading.Lock()
-
-    def __call__(self, *_: object) -> StagedHost:
-        with self._lock:
-            self.open_hosts += 1
-            self.made_hosts += 1
-        return StagedHost(self)
-
-    def latest(self, count: int = 1) -> Run:
-        """The last of so many sessions that were begun."""
-        until(lambda: len(self.runs) >= count)
-        assert len(self.runs) == count
-        return self.runs[-1]
-
-
-class StagedHost:
-    """One of them."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.is_open = True
-
-    def start(self) -> None:
-        assert threading.current_thread().name == NAMES[0], "no caller waits for this"
-
-    def run(self, session: Any, peer: Endpoint, mailbox: Mailbox) -> Run:  # noqa: ANN401 - a stand-in
-        assert self.is_open
-        if self.stage.errors:
-            raise self.stage.errors.pop(0)
-        run = Run(session, peer, mailbox)
-        self.stage.runs.append(run)
-        for event in self.stage.answers:
-            mailbox.put(event)
-        return run
-
-    def close(self) -> None:
-        assert self.is_open, "closed twice"
-        self.is_open = False
-        with self.stage._lock:  # noqa: SLF001 - the stage's own
-            self.stage.open_hosts -= 1
-
-
-class Counters:
-    """A stand-in for `SocketDiagnosis`."""
-
-    error: Exception | None = None
-
-    def counters(self, cookies: Collection[int]) -> dict[int, FlowCounters]:
-        error, Counters.error = Counters.error, None
-        if error is not None:
-            raise error
-        return dict.fromkeys(cookies, FlowCounters())
-
-    def close(self) -> None:
-        return
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.001)
-
-
-# Threads of the process's own subsystem may linger from other tests.
-STRANGERS: set[threading.Thread] = set()
-
-
-def threads() -> list[threading.Thread]:
-    """The threads of what measures, as far as a test here began them."""
-    return [
-        thread
-        for thread in threading.enumerate()
-        if thread.name in NAMES and thread not in STRANGERS
-    ]
-
-
-def ended() -> None:
-    """Wait until no thread is left of what measures."""
-    until(lambda: not threads())
-
 
 POLICY = Policy(experiments=Experiments(answer_ns=int(PATIENCE_S * 1e9), warm_ns=1_000_000))
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ways of loopback, and a thread that ends soon."""
-    STRANGERS.update(threads())
-    monkeypatch.setattr(surveying, "Pathfinder", Ways)
-    monkeypatch.setattr(surveying, "_LINGER_S", 0.02)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with impatiently(monkeypatch):
+        yield
 
 
 @pytest.fixture
 def stage(fd_guard: None, impatient: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Sessions that do as the test says; afterwards everything has ended."""
     del fd_guard, impatient
-    made = Stage()
-    monkeypatch.setattr(experimenting, "ExperimentHost", made)
-    monkeypatch.setattr(experimenting, "Tracking", Follower)
-    monkeypatch.setattr(surveying, "SocketDiagnosis", Counters)
-    yield made
-    ended()
-    assert made.open_hosts == 0
+    with staged(monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
@@ -240,21 +92,6 @@ def flow(host: Embedded, sockets: Bench) -> qw.Flow:
     return open_in(host).add_socket(
         sockets.make("tcp4 connected"), traffic_type=qw.TrafficType.VOICE
     )
-
-
-def number(value: int) -> Estimate:
-    return Estimate(value, value - 1, value + 1, 0.9, "by hand")
-
-
-UNKNOWN = Inconclusive(Doubt.NO_SAMPLES)
-
-
-def told(available_bps: int | None, since_ns: int = 0) -> Told:
-    available: Estimated = UNKNOWN if available_bps is None else number(available_bps)
-    report = PathReport(
-        number(20 * MBIT), available, number(1_500_000), UNKNOWN, UNKNOWN, UNKNOWN, None, "wire"
-    )
-    return Told(report, since_ns, 4_711)
 
 
 # -- what is begun and ended ----------------------------------------------------------
@@ -486,6 +323,130 @@ def test_a_wish_for_what_has_just_ended_is_no_harm(flow: qw.Flow, stage: Stage) 
     until(lambda: flow.path().fundamentals.available_bps == 5 * MBIT)
 
 
+# -- what is remembered ---------------------------------------------------------------
+
+
+class Remembering:
+    """A memory that holds what a test says, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.known: dict[Endpoint, PathView] = {}
+        self.kept: list[tuple[PathFacts, PathView]] = []
+        self.asked: list[tuple[PathFacts, str]] = []
+        self.error: Exception | None = None
+
+    def recall(self, facts: PathFacts) -> PathView | None:
+        self.asked.append((facts, threading.current_thread().name))
+        if self.error is not None:
+            raise self.error
+        return self.known.get(facts.host)
+
+    def keep(self, facts: PathFacts, view: PathView) -> None:
+        assert threading.current_thread().name == NAMES[0]
+        self.kept.append((facts, view))
+
+
+@pytest.fixture
+def memory(host: Embedded) -> Remembering:
+    made = host._memory = Remembering()  # noqa: SLF001 - only the service has one
+    return made
+
+
+def test_what_is_remembered_is_known_as_experiments_begin(
+    host: Embedded, memory: Remembering, stage: Stage, sockets: Bench
+) -> None:
+    since_ns = time.monotonic_ns() - 10**9
+    memory.known[HERE] = PathView(Fundamentals(20 * MBIT, 6 * MBIT, 5), since_ns=since_ns)
+    flow = open_in(host).add_socket(
+        sockets.make("tcp4 connected"), traffic_type=qw.TrafficType.VOICE
+    )
+    # Nothing is measured yet.
+    flow.set_rate(5 * MBIT)
+    with pytest.raises(qw.NetworkBusy):
+        flow.set_rate(7 * MBIT)
+    age_ns = flow.path().age_ns
+    assert age_ns is not None
+    assert 10**9 <= age_ns < 10**9 * PATIENCE_S
+    # Asked once, and by the thread that measures.
+    assert memory.asked == [(way(HERE), NAMES[0])]
+    assert memory.kept == []
+    stage.latest().mailbox.put(told(9 * MBIT))
+    until(lambda: flow.path().fundamentals.available_bps == 9 * MBIT)
+
+
+def test_what_is_remembered_may_be_old_or_nothing(
+    host: Embedded, memory: Remembering, stage: Stage, sockets: Bench
+) -> None:
+    memory.known[HERE] = PathView(Fundamentals(20 * MBIT, 6 * MBIT, 5), since_ns=0)
+    qos = open_in(host)
+    flow = qos.add_socket(sockets.make("tcp4 connected"))
+    stage.latest()
+    with pytest.raises(qw.NoData):
+        flow.fundamentals()
+    qos.track("127.0.0.2")
+    stage.latest(2)
+    assert [facts.host for facts, _ in memory.asked] == [HERE, endpoint("127.0.0.2", 0)]
+
+
+def test_what_experiments_tell_is_kept(flow: qw.Flow, memory: Remembering, stage: Stage) -> None:
+    mailbox = stage.latest().mailbox
+    mailbox.put(CongestionTold(Congestion(False)))
+    mailbox.put(told(6 * MBIT, 17))
+    until(lambda: len(memory.kept) == 1)
+    known = Fundamentals(20 * MBIT, 6 * MBIT, 1_500_000)
+    view = PathView(known, Congestion(False), 6 * MBIT - 1, 0.9, 17, 4_711)
+    assert memory.kept == [(way(HERE), view)]
+    # A congestion between two estimates is kept with the last of them; its end is not, because
+    # what is free then is still to be found out.
+    verdict = Congestion(True, CongestionReason.DELAY, "40 ms")
+    mailbox.put(CongestionTold(verdict))
+    until(lambda: len(memory.kept) == 2)
+    assert memory.kept[1] == (way(HERE), PathView(known, verdict, 6 * MBIT - 1, 0.9, 17, 4_711))
+    mailbox.put(CongestionTold(Congestion(False)))
+    until(lambda: flow.path().congestion.is_congested is False)
+    assert len(memory.kept) == 2
+
+
+def test_a_congestion_before_anything_is_known_is_not_kept(
+    flow: qw.Flow, memory: Remembering, stage: Stage
+) -> None:
+    stage.latest().mailbox.put(CongestionTold(Congestion(True)))
+    until(lambda: flow.path().congestion.is_congested is True)
+    assert memory.kept == []
+
+
+def test_a_memory_that_fails_fails_alone(
+    host: Embedded, memory: Remembering, stage: Stage, sockets: Bench
+) -> None:
+    qos = open_in(host)
+    qos.track("127.0.0.2")
+    other = stage.latest()
+    memory.error = ZeroDivisionError("in a memory")
+    flow = qos.add_socket(sockets.make("tcp4 connected"))
+    until(lambda: "in a memory" in flow.path().obstacle)
+    memory.error = None
+    # It begins again after a pause, as with every trouble.
+    assert stage.latest(2).peer == HERE
+    assert not other.is_cancelled
+
+
+def test_books_of_paths_that_are_over_are_not_kept_for_ever(
+    host: Embedded, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experimenting, "_MANY_BUDGETS", 3)
+    for number in range(2, 12):
+        with open_in(host) as qos:
+            qos.track(f"127.0.0.{number}")
+            run = stage.latest(number - 1)
+            if number == 2:
+                # What was spent is remembered for as long as it counts.
+                run.session.budget.spend(1, None, now_ns=time.monotonic_ns())
+        until(lambda run=run: run.is_cancelled)  # type: ignore[misc]
+    budgets = host._surveyor._experimenting._budgets  # type: ignore[union-attr] # noqa: SLF001
+    assert len(budgets) <= 4
+    assert endpoint("127.0.0.2", 0) in budgets
+
+
 # -- at once --------------------------------------------------------------------------
 
 
@@ -696,7 +657,7 @@ from openqwave.runtime import experimenting, surveying
 from openqwave.drivers.pathfinder import Pathfinder
 from openqwave.model.path import LinkType, PathFacts
 sys.path.insert(0, {root!r})
-from tests.unit.test_surveying import Ways
+from tests.unit.surveying_stage import Ways
 surveying.Pathfinder = Ways
 listener = socket.create_server(("127.0.0.1", 0))
 sock = socket.create_connection(listener.getsockname())
