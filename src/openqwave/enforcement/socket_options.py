@@ -10,31 +10,33 @@ others, and a rate that several sockets or flows would share.
 **All or nothing.** When one socket of a plan refuses, those before it are brought back to
 what they were. What a socket was is kept with it, so bringing it back needs no question
 that could be answered differently now.
+
+**Sockets of other processes** may be out of reach when their flow ends. With a journal
+(`openqwave.enforcement.journal`), what they are owed is left there and given back later, by
+`openqwave.service.recovery`, or here when they come into a flow again.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
-import sys
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from openqwave.enforcement.holds import Hold, bring, give_back
 from openqwave.enforcement.marks import NotKept, SocketMarks
 from openqwave.enforcement.pacing import OutgoingQueues, PacingRefused, tcp_pacing, udp_pacing
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal, refusal_of_os_error
 from openqwave.model.flow import UNTOUCHED, Treatment
+from openqwave.model.sockets import Elsewhere, OutOfReach
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# asm-generic/socket.h; the socket module has no name for it. Eight bytes, bytes a second.
-SO_MAX_PACING_RATE = 47
-
-_PACING_BYTES = 8
+    from openqwave.enforcement.journal import Journal
 
 # The outcome of nearly every plan.
 _ALL_APPLIED = Applied()
@@ -50,60 +52,13 @@ class Sockets(Protocol):
         """The socket, or None when it is gone.
 
         Raises:
+            Elsewhere: Its process has it no more; it is not known yet whether another has.
+            OutOfReach: It cannot be had now.
             OSError: It could not be looked for.
         """
 
     def give_back(self, sock: socket.socket | None) -> None:
         """End the use."""
-
-
-@dataclass(slots=True)
-class _Hold:
-    """What is known of one socket that is not as the application made it."""
-
-    marks: SocketMarks
-    treatment: Treatment = UNTOUCHED
-    pacing_bytes_per_s: int | None = None
-    original_pacing: int | None = None
-    written_pacing: int | None = None
-
-
-def _read_pacing(sock: socket.socket) -> int:
-    value = sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, _PACING_BYTES)
-    return int.from_bytes(value, sys.byteorder)
-
-
-def _write_pacing(sock: socket.socket, bytes_per_s: int) -> None:
-    value = bytes_per_s.to_bytes(_PACING_BYTES, sys.byteorder)
-    sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, value)
-    held = _read_pacing(sock)
-    if held != bytes_per_s:
-        raise NotKept(f"asked for {bytes_per_s} bytes/s of pacing, the kernel holds {held}")
-
-
-def _bring(
-    sock: socket.socket, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None
-) -> None:
-    """Write what a treatment asks for, or give back what it does not."""
-    dscp, priority = treatment.dscp, treatment.queue_priority
-    if dscp is None or priority is None:
-        hold.marks.give_back(sock)
-    else:
-        hold.marks.write(sock, dscp, priority)
-    if pacing_bytes_per_s is None and hold.original_pacing is None:
-        return
-    now = _read_pacing(sock)
-    if hold.original_pacing is None or now != hold.written_pacing:
-        # What the application wrote itself is its last word here, too.
-        hold.original_pacing = now
-    if pacing_bytes_per_s is None:
-        if now != hold.original_pacing:
-            _write_pacing(sock, hold.original_pacing)
-        hold.original_pacing = hold.written_pacing = None
-    else:
-        # An application that paces itself more slowly than its contract keeps its rate.
-        hold.written_pacing = min(pacing_bytes_per_s, hold.original_pacing)
-        _write_pacing(sock, hold.written_pacing)
 
 
 def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
@@ -144,16 +99,20 @@ class SocketOptions:
 
     name = "socket options"
 
-    def __init__(self, sockets: Sockets, queues: OutgoingQueues) -> None:
+    def __init__(
+        self, sockets: Sockets, queues: OutgoingQueues, journal: Journal | None = None
+    ) -> None:
         """Start with no socket touched.
 
         Args:
             sockets: Finds them.
             queues: Tells which queue lies on the way; decides whether UDP can be paced.
+            journal: Where what is owed is written down; nowhere when None.
         """
         self._sockets = sockets
         self._queues = queues
-        self._holds: dict[int, _Hold] = {}
+        self._journal = journal
+        self._holds: dict[int, Hold] = {}
         # Outlives the flow, because what the kernel did to the socket does.
         self._lowest_udp_pacing: dict[int, int] = {}
 
@@ -200,7 +159,7 @@ class SocketOptions:
             return treatment
         cookie = plan.cookie
         hold = self._holds.get(cookie)
-        if hold is None and treatment is UNTOUCHED:
+        if hold is None and treatment is UNTOUCHED and not self._owes(cookie):
             return None
         sock = None
         try:
@@ -209,19 +168,24 @@ class SocketOptions:
                 self._lose(cookie, gone)
                 return None
             if hold is None:
-                is_v6 = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
-                # Known before it is touched, so that an interruption loses nothing.
-                hold = self._holds[cookie] = _Hold(SocketMarks(is_v6=is_v6))
+                hold = self._begin(cookie, sock)
             before = hold.treatment, hold.pacing_bytes_per_s
             try:
                 rate_bps = treatment.rate_bps
                 pacing = None if rate_bps is None else self._pacing(sock, plan, rate_bps)
-                _bring(sock, hold, treatment, pacing)
+                bring(sock, hold, treatment, pacing)
             except (OSError, NotKept, PacingRefused) as error:
                 refusal = _refusal_of(error)
-                _bring(sock, hold, *before)
+                bring(sock, hold, *before)
                 self._keep(cookie, hold, *before)
                 return refusal
+        except OutOfReach as error:
+            if isinstance(error, Elsewhere):
+                gone.add(cookie)
+            elif plan.shares:
+                return _refusal_of(error)
+            self._leave(cookie)
+            return None
         except (OSError, NotKept) as error:
             if isinstance(error, OSError) and error.errno == errno.EBADF:
                 # Closed by another thread since it was found.
@@ -235,28 +199,63 @@ class SocketOptions:
             undo.append(partial(self._bring_back, cookie, hold, *before))
         return None
 
+    def _begin(self, cookie: int, sock: socket.socket) -> Hold:
+        """Take a socket that is to be touched; known before it is, so that nothing is lost."""
+        is_v6 = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
+        hold = Hold(SocketMarks(is_v6=is_v6))
+        if self._journal is not None:
+            owed = self._journal.left.get(cookie)
+            if owed is not None:
+                # It would take old marks for the application's own.
+                give_back(sock, owed)
+                self._journal.settle(cookie)
+            self._enter(cookie, sock, hold)
+        self._holds[cookie] = hold
+        return hold
+
+    def _enter(self, cookie: int, sock: socket.socket, hold: Hold) -> None:
+        if self._journal is not None and hold.entry is None:
+            hold.entry = self._journal.enter(cookie, os.fstat(sock.fileno()).st_ino)
+
+    def _owes(self, cookie: int) -> bool:
+        return self._journal is not None and cookie in self._journal.left
+
     def _lose(self, cookie: int, gone: set[int]) -> None:
-        self._holds.pop(cookie, None)
+        """The socket is gone."""
+        hold = self._holds.pop(cookie, None)
+        if hold is not None and hold.entry is not None:
+            hold.entry.free()
         gone.add(cookie)
 
+    def _leave(self, cookie: int) -> None:
+        """The socket is in no flow any more, but marked and out of reach."""
+        hold = self._holds.get(cookie)
+        if hold is not None and hold.entry is not None:
+            del self._holds[cookie]
+            hold.entry.leave()
+
     def _keep(
-        self, cookie: int, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None
+        self, cookie: int, hold: Hold, treatment: Treatment, pacing_bytes_per_s: int | None
     ) -> None:
         hold.treatment, hold.pacing_bytes_per_s = treatment, pacing_bytes_per_s
         if treatment is UNTOUCHED:
             self._holds.pop(cookie, None)
+            if hold.entry is not None:
+                hold.entry.free()
+                hold.entry = None
         else:
             self._holds[cookie] = hold
 
     def _bring_back(
-        self, cookie: int, hold: _Hold, treatment: Treatment, pacing_bytes_per_s: int | None
+        self, cookie: int, hold: Hold, treatment: Treatment, pacing_bytes_per_s: int | None
     ) -> None:
         """Undo one socket of a plan that another socket refused."""
         sock = self._sockets.borrow(cookie)
         if sock is None:
             return
         try:
-            _bring(sock, hold, treatment, pacing_bytes_per_s)
+            self._enter(cookie, sock, hold)
+            bring(sock, hold, treatment, pacing_bytes_per_s)
         finally:
             self._sockets.give_back(sock)
         self._keep(cookie, hold, treatment, pacing_bytes_per_s)
