@@ -65,7 +65,9 @@ from openqwave.qos2 import (
     handles,
 )
 from openqwave.runtime import surveying
+from openqwave.runtime.runtime import Runtime
 from openqwave.runtime.surveying import Surveyor
+from tests.unit.own_service import own_service
 
 if TYPE_CHECKING:
     from openqwave.subsystem.effects import Experiment
@@ -117,7 +119,7 @@ class RunningClock(SleepyClock):
 class Onlooker(Surveyor):
     """Finds ways and waits for timers as ever, and measures nothing: that the world says."""
 
-    def __init__(self, subsystem: Embedded, policy: Experiments) -> None:
+    def __init__(self, subsystem: Runtime, policy: Experiments) -> None:
         super().__init__(subsystem, policy)
         self.ways: dict[Endpoint, Found] = {}
 
@@ -150,19 +152,33 @@ def host_of(address: str) -> Endpoint:
     return Endpoint(socket.inet_aton(address), 0)
 
 
+# Where handles are opened: in the process's own subsystem, or at a service.
+VIA = "embedded"
+
+
+def _subsystem(
+    stack: ExitStack, policy: Policy, clock: SleepyClock, after_telling: Callable[[], None]
+) -> Runtime:
+    if VIA == "service":
+        served = stack.enter_context(own_service(policy, clock)).runtime
+        served.after_telling = after_telling
+        return served
+    host = Embedded(policy, clock=clock)
+    stack.enter_context(mock.patch.object(opening, "process_subsystem", return_value=host))
+    stack.callback(host.close)
+    return host
+
+
 class World:
     """See the module's text; `open_world` makes and ends it."""
 
     def __init__(self, stack: ExitStack, policy: Policy, clock: SleepyClock) -> None:
         self.clock = clock
-        self.subsystem = Embedded(policy, clock=clock)
+        self._stack = stack
+        self._handles: list[int] = []
+        self.subsystem = _subsystem(stack, policy, clock, self._hear)
         self.onlooker = Onlooker(self.subsystem, policy.experiments)
         stack.enter_context(mock.patch.object(surveying, "Surveyor", return_value=self.onlooker))
-        stack.enter_context(
-            mock.patch.object(opening, "process_subsystem", return_value=self.subsystem)
-        )
-        stack.callback(self.subsystem.close)
-        self._stack = stack
         self._events: list[int] = []
         # What looks for ways opens its descriptors at the first question, not within a row.
         self.subsystem.find_path(host_of("192.0.2.1"), 0)
@@ -212,7 +228,20 @@ class World:
     def new_handle(self) -> int:
         handle: Any = HANDLE()
         assert QOSCreateHandle(byref(QOS_VERSION(1, 0)), byref(handle)), GetLastError()
+        # One that the test has closed is closed twice, which is refused.
+        self._stack.callback(QOSCloseHandle, handle.value)
+        self._handles.append(handle.value)
+        if VIA == "service":
+            # It may have been the first to see that the machine slept.
+            self._hear()
         return int(handle.value)
+
+    def _hear(self) -> None:
+        """Read what a service says by itself: it comes before the second answer, or the first."""
+        for handle in self._handles * 2:
+            opened = handles.opened_by(handle)
+            if opened is not None:
+                opened.session.refuse()
 
     def at_end(self, work: Callable[[int], object], argument: int) -> None:
         """Have something done when the world ends."""

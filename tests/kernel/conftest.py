@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from tests.kernel.programs import Stage
 
 
-@pytest.fixture
-def stage(pair: tuple[Host, Host]) -> Iterator[Stage]:
-    """A stage whose programs run on the pair's left host."""
+@pytest.fixture(params=["embedded", "service"])
+def stage(pair: tuple[Host, Host], request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A stage whose programs run on the pair's left host, without a service and with one."""
     # Here, because the other tests of this folder have no use for the Windows face.
     from tests.kernel.programs import Stage
 
-    with Stage(*pair) as fresh:
+    with Stage(*pair, via=request.param) as fresh:
         yield fresh

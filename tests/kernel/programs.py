@@ -17,14 +17,18 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from ctypes import Structure, byref
 from enum import Enum
 from typing import Any, Self
+from unittest import mock
 
 import pytest
 
-from openqwave.client.embedded import Embedded, process_subsystem
+from openqwave.client import opening
+from openqwave.client.embedded import Embedded
+from openqwave.drivers.clock import Clock
 from openqwave.lab.capture import CapturedPacket, Direction
 from openqwave.lab.topology import Host
 from openqwave.qos2 import (
@@ -44,6 +48,8 @@ from openqwave.qos2 import (
     WinDLL,
     WinError,
 )
+from openqwave.runtime.runtime import Runtime
+from tests.unit.own_service import close_connections, own_service
 
 # RFC 3168 section 5. ECT_0 is what the sockets of the stage carry from the start: the
 # application's half of the octet.
@@ -162,13 +168,15 @@ class Stage:
         calls: The calls so far: the function without "QOS", and the error of a failed one.
     """
 
-    def __init__(self, left: Host, right: Host, subsystem: Embedded | None = None) -> None:
+    def __init__(
+        self, left: Host, right: Host, *, via: str = "embedded", clock: Clock | None = None
+    ) -> None:
         self.left, self.right = left, right
         self.calls: list[str] = []
         self.qwave = WinDLL("qwave.dll", use_last_error=True)
         self._seen = _Seen()
         self._seen.code = GetLastError()
-        self._subsystem = subsystem or process_subsystem()
+        self._via, self._clock = via, clock
         self._sockets: list[tuple[socket.socket, tuple[int, int, int]]] = []
         self._resources = contextlib.ExitStack()
         for name in _FUNCTIONS:
@@ -177,10 +185,21 @@ class Stage:
     def __enter__(self) -> Self:
         # The capture before the sockets, so that it sees all they send.
         self._capture = self.right.capture(Direction.INCOMING)
-        # What fails in a test must not live on in the next one.
-        self._resources.callback(self._subsystem.close)
         self._resources.enter_context(self.left.enter())
+        self._subsystem = self._open_subsystem()
         return self
+
+    def _open_subsystem(self) -> Runtime:
+        """The one of the process, or of a service; of this stage alone."""
+        enter = self._resources.enter_context
+        if self._via == "service":
+            # Its thread is where this one is: on the left.
+            return enter(own_service(clock=self._clock)).runtime
+        host = Embedded(clock=self._clock)
+        enter(mock.patch.object(opening, "process_subsystem", return_value=host))
+        # What fails in a test must not live on in the next one.
+        self._resources.callback(host.close)
+        return host
 
     def __exit__(self, kind: object, *_: object) -> None:
         with self._resources:
@@ -279,7 +298,14 @@ class Stage:
 
     def end_process(self) -> None:
         """What the end of the process does: every handle that is still open is closed."""
-        self._subsystem.close()
+        if self._via == "embedded":
+            self._subsystem.close()
+            return
+        close_connections()
+        until_s = time.monotonic() + TIMEOUT_S
+        while self._subsystem.is_open():
+            assert time.monotonic() < until_s, "the service has not seen it"
+            time.sleep(0.001)
 
 
 def flows() -> list[int]:

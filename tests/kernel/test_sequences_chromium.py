@@ -13,7 +13,6 @@ from ctypes import byref, sizeof
 
 import pytest
 
-from openqwave.client.embedded import Embedded
 from openqwave.lab.topology import Host
 from openqwave.qos2 import (
     DWORD,
@@ -337,13 +336,12 @@ class SleepyClock:
 
 
 @BOTH
+@pytest.mark.parametrize("via", ["embedded", "service"])
 def test_socket_is_added_again_on_recreated_handle(
-    pair: tuple[Host, Host], family: Family, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Host, Host], family: Family, via: str
 ) -> None:
     clock = SleepyClock()
-    subsystem = Embedded(clock=clock)
-    monkeypatch.setattr("openqwave.client.opening.process_subsystem", lambda: subsystem)
-    with Stage(*pair, subsystem) as stage:
+    with Stage(*pair, via=via, clock=clock) as stage:
         browser = UdpSocket(stage, family)
         one, two, three = (stage.peer(family) for _ in range(3))
         browser.set_tos(AF41)

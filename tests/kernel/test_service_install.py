@@ -227,6 +227,34 @@ def test_a_mistake_in_the_configuration(machine: Machine) -> None:
     assert machine.snapshot() == before
 
 
+# Is interrupted when the program has started, just before it is known.
+IMPATIENT = """
+import os, signal, sys
+from pathlib import Path
+from openqwave.cli.service import asking, background, command
+
+def ask(path, patience_s):
+    answer = asking.ask(path)
+    if answer.status is None:
+        return answer
+    print(answer.status.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return asking.Answer(None)
+
+background.ask = ask
+sys.exit(command.run_install(command.Options(Path("/"), Path("/usr/local"))))
+"""
+
+
+def test_a_start_that_is_interrupted_leaves_no_process(machine: Machine) -> None:
+    before = machine.snapshot()
+    done = machine.python(IMPATIENT)
+    assert (done.status, done.errors) == (143, "Interrupted; all is as it was before.\n")
+    pid = int(done.output)
+    assert machine.run("kill", "-0", str(pid)).status != 0
+    assert machine.snapshot() == before
+
+
 # Listens where the service would, until it is ended.
 OTHER = f"""
 import os, signal, socket

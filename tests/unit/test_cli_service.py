@@ -379,15 +379,17 @@ def test_a_record_that_cannot_be_read(image: Image, text: str, words: str) -> No
     [
         ("image", "/usr/local", "--root has to be an absolute path, not 'image'"),
         ("/nonexistent", "/usr/local", "--root /nonexistent is no directory"),
-        ("/", "usr", "--prefix has to be an absolute path, not 'usr'"),
-        ("/", "/usr/../etc", "--prefix has to be an absolute path"),
+        ("", "usr", "--prefix has to be an absolute path, not 'usr'"),
+        ("", "/usr/../etc", "--prefix has to be an absolute path"),
     ],
 )
 def test_places_that_cannot_be(
-    capsys: pytest.CaptureFixture[str], root: str, prefix: str, words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], root: str, prefix: str, words: str
 ) -> None:
-    assert run_install(Options(Path(root), Path(prefix))) == 2
+    # Never this host, lest it be changed when this fails.
+    assert run_install(Options(Path(root) if root else tmp_path, Path(prefix))) == 2
     assert words in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["install", "uninstall"])
@@ -396,9 +398,14 @@ def test_this_host_wants_root(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(sys, "argv", [".venv/bin/qwave", "service", name])
+
+    def go_on(*_: object) -> None:
+        raise AssertionError("it would be done")
+
+    # If it did not ask, this host would be changed.
+    monkeypatch.setattr(command, name, go_on)
     run = getattr(command, f"run_{name}")
-    # A prefix of which nothing would be left if it did not ask.
-    assert run(Options(Path("/"), Path("/nonexistent/qwave"))) == 2
+    assert run(Options(Path("/"), PREFIX)) == 2
     error = capsys.readouterr().err
     assert error == f"qwave service {name} needs root: sudo .venv/bin/qwave service {name}\n"
 

@@ -11,23 +11,26 @@ import pytest
 
 import openqwave as qw
 from openqwave import aio
-from openqwave.client.embedded import process_subsystem
 from openqwave.model.estimates import PathView
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import UNPACED, Bench, options_of, pacing_of
+from tests.unit.places import place, subsystem
 
 HERE = endpoint("127.0.0.1", 0)
 VOICE = qw.TrafficType.VOICE
 PATIENCE_S = 20.0
 
+__all__ = ["place"]
+
 
 def see(seen: PathView | None) -> None:
-    process_subsystem().receive_path_view(HERE, seen)
+    subsystem().receive_path_view(HERE, seen)
 
 
 @pytest.fixture(autouse=True)
-def measured() -> Iterator[None]:
+def measured(place: str) -> Iterator[None]:
     """The path to 127.0.0.1 as if somebody measured it."""
+    del place
     see(view())
     yield
     see(None)
@@ -78,7 +81,7 @@ def test_the_names_are_those_of_the_blocking_face() -> None:
             )
 
 
-def test_flows(sockets: Bench) -> None:
+def test_flows(sockets: Bench, place: str) -> None:
     sock, second = sockets.make("tcp4 connected"), sockets.make("udp4 connected")
 
     async def body(qos: aio.Qos) -> None:
@@ -94,7 +97,7 @@ def test_flows(sockets: Bench) -> None:
             assert pacing_of(sock) < UNPACED
             assert flow.pacer().reserve(1, now_ns=10**9) == 0
         assert (options_of(sock).tos, pacing_of(sock)) == (0, UNPACED)
-        assert qos.backend.name == "embedded"
+        assert qos.backend.name == place
 
     run(body)
 
@@ -170,6 +173,7 @@ def test_errors(
     run(body)
 
 
+@pytest.mark.parametrize("place", ["embedded"], indirect=True)
 def test_service_wanted() -> None:
     async def main() -> None:
         with pytest.raises(qw.ServiceUnavailable):

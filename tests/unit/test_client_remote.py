@@ -223,6 +223,9 @@ class HasFileno:
     def __init__(self, number: object) -> None:
         self.number = number
 
+    def __repr__(self) -> str:
+        return f"HasFileno({self.number!r})"
+
     def fileno(self) -> Any:  # noqa: ANN401 - whatever a program returns there
         if isinstance(self.number, Exception):
             raise self.number

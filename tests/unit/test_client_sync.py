@@ -6,13 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
 
 import openqwave as qw
-from openqwave.client.embedded import process_subsystem
 from openqwave.drivers.sockets import SocketLike
 from openqwave.model.estimates import Fundamentals, PathView
 from openqwave.model.flow import PacketPriority
@@ -26,6 +25,7 @@ from tests.unit.loopback import (
     options_of,
     pacing_of,
 )
+from tests.unit.places import as_administrator, place, subsystem
 
 HERE = endpoint("127.0.0.1", 0)
 TYPES = {
@@ -39,9 +39,12 @@ TYPES = {
 # Long enough for a machine that is busy; nothing waits for it unless something is broken.
 PATIENCE_S = 20.0
 
+__all__ = ["place"]
+pytestmark = pytest.mark.usefixtures("place")
+
 
 def see(seen: PathView | None) -> None:
-    process_subsystem().receive_path_view(HERE, seen)
+    subsystem().receive_path_view(HERE, seen)
 
 
 @pytest.fixture
@@ -110,9 +113,9 @@ def test_types_change_in_place(qos: qw.Qos, sockets: Bench) -> None:
 
 @pytest.mark.parametrize("dscp", [0, 1, 8, 46, 63])
 def test_an_exact_dscp(
-    qos: qw.Qos, sockets: Bench, dscp: int, monkeypatch: pytest.MonkeyPatch
+    qos: qw.Qos, sockets: Bench, dscp: int, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
+    as_administrator(place, monkeypatch)
     sock = sockets.make("udp4 connected")
     flow = qos.add_socket(sock, adaptive=False)
     flow.set_dscp(dscp)
@@ -297,7 +300,7 @@ def renew_subsystem() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "_instance", None)
-        fresh = process_subsystem()
+        fresh = embedded.process_subsystem()
     embedded._instance = fresh  # noqa: SLF001 - the one place that a broken one is kept
 
 
@@ -441,6 +444,8 @@ def test_enumerations(qos: qw.Qos, sockets: Bench) -> None:
     assert options_of(sock).tos == 56 << 2
 
 
+# What a service goes by is the kernel's word on its clients.
+@pytest.mark.parametrize("place", ["embedded"], indirect=True)
 def test_rights_as_an_ordinary_user(
     qos: qw.Qos, sockets: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,9 +466,9 @@ def test_rights_as_an_ordinary_user(
 
 
 def test_flow_ids_ascend_over_all_handles(
-    qos: qw.Qos, sockets: Bench, monkeypatch: pytest.MonkeyPatch
+    qos: qw.Qos, sockets: Bench, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
+    as_administrator(place, monkeypatch)
     with qw.open() as other:
         flows = [
             one.add_socket(sockets.make("udp4 connected"), adaptive=False)
@@ -653,9 +658,12 @@ def test_interrupting_a_wait_cancels_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flow = adaptive(qos, sockets)
+    result = Future.result
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(future: Future[object], timeout: float | None = None) -> object:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return result(future, timeout)
 
     with monkeypatch.context() as patch:
         patch.setattr("concurrent.futures.Future.result", interrupted)

@@ -61,6 +61,7 @@ from openqwave.qos2 import (
     events,
 )
 from openqwave.runtime import surveying
+from tests.conformance.conftest import via
 from tests.conformance.world import (
     AVAILABLE_BPS,
     BLANK,
@@ -71,6 +72,8 @@ from tests.conformance.world import (
     host_of,
     open_world,
 )
+
+__all__ = ["via"]
 
 # Longer than any machine needs to do what is awaited; a test that reaches it has failed.
 LONG_S = 30
@@ -488,6 +491,8 @@ def test_a_fresh_query_with_too_little_room_does_not_wait(w: World, size: int) -
     assert not QOSCancel(w.handle, byref(overlapped))
 
 
+# At a service, one process cannot pass for two.
+@pytest.mark.parametrize("via", ["embedded"], indirect=True)
 def test_fresh_is_not_for_flows_of_others(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     # "ignored for flows of others", which an administrator may query.
     see(w, 5_000_000)

@@ -46,7 +46,10 @@ from openqwave.qos2 import (
     SetLastError,
     WaitForSingleObject,
 )
+from tests.conformance.conftest import via
 from tests.conformance.world import AVAILABLE_BPS, HELD_BPS, MEASURED, World, open_world
+
+__all__ = ["via"]
 
 # Longer than any machine needs to do what is awaited; a test that reaches it has failed.
 LONG_MS = 30_000

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from openqwave.admission.policy import Experiments, Limits, Marks, Policy
@@ -397,6 +398,8 @@ n = 1
 n = 2
 [list.sub]
 k = 2
+[late.inner]
+[late]
 '''
     found = places_of(text)
     wanted: dict[Place, int] = {
@@ -417,6 +420,9 @@ k = 2
         ("list", 1, "n"): 18,
         ("list", 1, "sub"): 19,
         ("list", 1, "sub", "k"): 20,
+        ("late", "inner"): 21,
+        # Named by the table in it, and then itself.
+        ("late",): 22,
     }
     assert {place: found.get(place) for place in wanted} == wanted
     assert line_of(found, ("list", 1, "sub", "missing", 3)) == 19
@@ -505,6 +511,8 @@ def documents(draw: st.DrawFn) -> str:
     return text
 
 
+# A processor that is busy is no mistake.
+@trying(deadline=None)
 @given(documents())
 def test_every_place_has_a_line_in_which_it_is(text: str) -> None:
     try:

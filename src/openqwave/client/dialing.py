@@ -117,5 +117,8 @@ def program_name() -> str:
     """What this program calls itself."""
     called = Path(sys.argv[0] if getattr(sys, "argv", None) else "")
     name = called.parent.name if called.name == "__main__.py" else called.name
+    if name.startswith("-"):
+        # Of ``python -c`` nothing else is known.
+        return "python"
     # A file's name may hold anything, and the protocol is UTF-8.
     return name.encode("utf-8", "replace").decode("utf-8") or "python"
