@@ -110,7 +110,16 @@ def untrack(address: object, flags: object = 0) -> Call:
 
 
 def enumerate_flows(size: object, buffer: object) -> Call:
-    return lambda w: QOSEnumerateFlows(w.handle, size, buffer)
+    # A call writes the needed size there, and a row's call is made more than once.
+    cell: Any = getattr(size, "_obj", None)
+    first = getattr(cell, "value", None)
+
+    def call(w: World) -> int:
+        if first is not None:
+            cell.value = first
+        return QOSEnumerateFlows(w.handle, size, buffer)
+
+    return call
 
 
 def add(
