@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> AloneLast:  
     return AloneLast(config, log)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settle() -> None:
+    """Let what is there before a module's tests be collected, and then be left alone.
+
+    Fixtures below, and Python itself, collect garbage again and again, and would look each time
+    through all that pytest has collected and earlier tests have made: more than all tests do.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def process_subsystem_of_its_own() -> Iterator[None]:
+    """Give each test a process-wide subsystem that no other test has used.
+
+    What stays behind in one is meant to: a path is kept for two minutes after its last flow, and
+    with it goes, in the middle of another test, what that has just told of it.
+    """
+    embedded = sys.modules.get("openqwave.client.embedded")
+    if embedded is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_instance", None)
+        yield
+        made = vars(embedded)["_instance"]
+        if made is not None:
+            made.close()
+
+
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """An empty lab."""
@@ -93,6 +124,7 @@ def open_descriptors() -> dict[int, str]:
 def fd_guard() -> Iterator[None]:
     """Fail the test if it leaves a descriptor open; name it before the other fixtures."""
     gc.collect()
+    gc.freeze()
     before = open_descriptors()
     yield
     gc.collect()
