@@ -12,7 +12,7 @@ from unittest import mock
 
 from openqwave.admission.policy import Policy
 from openqwave.client import connection
-from openqwave.client.dialing import SOCKET_VARIABLE
+from openqwave.client.whereabouts import SOCKET_VARIABLE
 from openqwave.drivers.clock import Clock
 from openqwave.drivers.links import Links
 from openqwave.drivers.reaching import ReachableSockets

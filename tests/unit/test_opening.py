@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 import openqwave as qw
-from openqwave.client import dialing, opening
-from openqwave.client.dialing import DEFAULT_SOCKET, program_name, socket_path
+from openqwave.client import dialing
+from openqwave.client.dialing import program_name
 from openqwave.client.opening import open_session
+from openqwave.client.whereabouts import DEFAULT_SOCKET, socket_path
 from openqwave.ipc import messages as ms
 from openqwave.model.codes import ErrorCode
 from openqwave.qos2 import (
@@ -183,7 +184,7 @@ def test_a_path_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWAVE_SOCKET", "/" + "x" * 200)
     with qw.open() as qos:
         assert qos.backend.name == "embedded"
-        assert "too long" in qos.backend.reason
+        assert "No such file" in qos.backend.reason
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_no_welcome(
 ) -> None:
     dial = dialing.dial
     patience_s = 0.05 if greeting is None else PATIENCE_S
-    monkeypatch.setattr(opening, "dial", lambda path: dial(path, patience_s))
+    monkeypatch.setattr(dialing, "dial", lambda path: dial(path, patience_s))
     listener = listen(greeting)
     with qw.open() as qos:
         assert qos.backend.name == "embedded"

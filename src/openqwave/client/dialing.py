@@ -1,12 +1,7 @@
-"""The way to the service: its socket is found, and it says welcome.
-
-``QWAVE_SOCKET`` names the socket. Unset, it is where the service's unit puts it; empty, no service
-is wanted.
-"""
+"""The way to the service: it is connected to, and says welcome."""
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from dataclasses import dataclass
@@ -14,25 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from openqwave.client.packets import READ_BYTES, send_packet, set_patience
+from openqwave.client.whereabouts import NoService
 from openqwave.ipc.asking import ClientEnd, Farewelled, Welcomed
 from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.messages import Welcome
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 
-SOCKET_VARIABLE: Final = "QWAVE_SOCKET"
-DEFAULT_SOCKET: Final = "/run/qwave/qwaved.sock"
-
 # A service that is being started by its socket reads its configuration first; five seconds are
 # a busy machine, and nobody waits longer for what can be done without it.
 CONNECT_PATIENCE_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class NoService:
-    """Why there is no service to be had."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +38,11 @@ class Dialled:
     path: str
 
 
-def socket_path() -> str:
-    """Where the service is looked for; empty for nowhere."""
-    return os.environ.get(SOCKET_VARIABLE, DEFAULT_SOCKET)
-
-
 def dial(path: str, patience_s: float = CONNECT_PATIENCE_S) -> Dialled | NoService | Refusal:
     """Connect to the service.
 
     Args:
-        path: Its socket; empty for none.
+        path: Its socket.
         patience_s: How long each step may take.
 
     Returns:
@@ -69,8 +50,6 @@ def dial(path: str, patience_s: float = CONNECT_PATIENCE_S) -> Dialled | NoServi
         for another handle (ERROR_NO_SYSTEM_RESOURCES), which is not to be got round by doing
         without it.
     """
-    if not path:
-        return NoService(f"{SOCKET_VARIABLE} is empty, which means that no service is wanted")
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from openqwave.client.dialing import Dialled, NoService, dial, socket_path
 from openqwave.client.embedded import process_subsystem
-from openqwave.client.remote import RemoteSession
+from openqwave.client.whereabouts import NoService, look, socket_path
 from openqwave.model.errors import InvalidParameter, Refusal, ServiceUnavailable, error_of
 from openqwave.runtime.session import Session
 
@@ -57,19 +56,27 @@ def open_session(*, embedded: bool = False, service: bool = False) -> tuple[AnyS
     if embedded:
         return _embedded("embedded=True was asked for")
     path = socket_path()
+    opened = look(path) or _remote(path)
+    if not isinstance(opened, NoService):
+        return opened
+    if service:
+        raise ServiceUnavailable(
+            f"{opened.reason}; start qwaved, or leave service=True out to run embedded"
+        )
+    return _embedded(opened.reason)
+
+
+def _remote(path: str) -> tuple[AnySession, Backend] | NoService:
+    # See `openqwave.client.whereabouts`.
+    from openqwave.client.dialing import dial
+    from openqwave.client.remote import RemoteSession
+
     dialled = dial(path)
-    match dialled:
-        case Dialled():
-            reason = f"{dialled.welcome.service} answers at {path}"
-            return RemoteSession(dialled), Backend(SERVICE, reason)
-        case NoService(reason) if service:
-            raise ServiceUnavailable(
-                f"{reason}; start qwaved, or leave service=True out to run embedded"
-            )
-        case NoService(reason):
-            return _embedded(reason)
-        case Refusal():
-            raise error_of(dialled)
+    if isinstance(dialled, NoService):
+        return dialled
+    if isinstance(dialled, Refusal):
+        raise error_of(dialled)
+    return RemoteSession(dialled), Backend(SERVICE, f"{dialled.welcome.service} answers at {path}")
 
 
 def _embedded(reason: str) -> tuple[AnySession, Backend]:

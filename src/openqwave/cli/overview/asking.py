@@ -13,7 +13,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final, Self
 
-from openqwave.client.dialing import SOCKET_VARIABLE, socket_path
+from openqwave.client.whereabouts import SOCKET_VARIABLE, socket_path
 from openqwave.ipc import messages as ms
 from openqwave.ipc.asking import Answered, ClientEnd, Farewelled, Refusing, Welcomed
 from openqwave.ipc.errors import ProtocolError
