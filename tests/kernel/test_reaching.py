@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,12 @@ import pytest
 from openqwave.drivers import closing
 from openqwave.drivers.closing import close_safely
 from openqwave.drivers.passing import LentSocket
-from openqwave.drivers.processes import Process, refuse_tracing
+from openqwave.drivers.processes import refuse_tracing
 from openqwave.drivers.reaching import ReachableSockets
 from openqwave.enforcement.journal import Journal
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.flow import Treatment
-from openqwave.model.sockets import OutOfReach
 from openqwave.service.recovery import recover, retry
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 from tests.unit.loopback import Options, options_of, set_pacing, set_priority, set_tclass, set_tos
@@ -146,6 +146,11 @@ ROUNDS = 50
 OCTETS, PRIORITIES = [0x00, 0x29, 0x48, 0x92], [0, 1, 3, 4]
 
 
+def differ(sockets: list[socket.socket], before: list[Options]) -> bool:
+    """Are the sockets' options others than before?"""
+    return [options_of(one) for one in sockets] != before
+
+
 def test_a_service_that_is_killed_leaves_nothing_behind(
     people: Strangers, client: Stranger, path: Path
 ) -> None:
@@ -170,7 +175,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind(
             pid = marker.run(
                 f"result = begin({client.process.pid}, {numbers}, {str(path)!r}, {number})"
             )
-            assert_soon(lambda: [options_of(one) for one in copies] != wanted)
+            assert_soon(partial(differ, copies, wanted))
             # The moment is the point: any.
             time.sleep(rng.random() * 0.005)
             os.kill(pid, signal.SIGKILL)
@@ -179,7 +184,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind(
                 # Its last words, while nobody is there.
                 for pair in zip(copies, twins, strict=True):
                     write(rng, pair)
-            begun += is_marked(copies, wanted)
+            begun += are_others(copies, wanted)
             with Journal(path) as journal:
                 assert journal.complaint == ""
                 marked += len(journal.left)
@@ -191,7 +196,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind(
         assert marked > ROUNDS
 
 
-def is_marked(copies: list[socket.socket], wanted: list[Options]) -> bool:
+def are_others(copies: list[socket.socket], wanted: list[Options]) -> bool:
     return [options_of(one) for one in copies] != wanted
 
 
@@ -295,6 +300,8 @@ def test_a_service_with_rights_reaches_other_users(
 
 
 WITHOUT_RIGHTS = """
+from openqwave.drivers.processes import Process
+from openqwave.model.sockets import OutOfReach
 from tests.kernel.test_reaching import *
 client = Process.of_pid(client_pid)
 service = Service(Path(path))
@@ -390,10 +397,13 @@ def answer():
             error = -38
         os.write(device, struct.pack("=IiQ", 16 + len(body), error, unique) + body)
 if good:
-    # The one who answers is another process, so that this one can wait for it.
+    # The one who answers is another process, so that this one can wait for it. Nobody else has the
+    # device: its death answers whatever waits, and it does not live long, whatever happens here.
     pid = os.fork()
     if pid == 0:
+        signal.alarm(20)
         answer()
+    os.close(device)
     blocking = os.open(folder + "/file", os.O_RDONLY)
 result = pid if good else 0
 """
@@ -401,7 +411,7 @@ result = pid if good else 0
 
 @pytest.mark.root
 def test_a_file_that_cannot_be_closed_keeps_nobody(
-    people: Strangers, client: Stranger, service: Service, tmp_path: Path
+    client: Stranger, service: Service, tmp_path: Path
 ) -> None:
     if not os.path.exists("/dev/fuse"):
         pytest.skip("this kernel has no FUSE")

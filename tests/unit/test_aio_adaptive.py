@@ -34,9 +34,7 @@ def see(seen: PathView | None) -> None:
 
 def turn(is_congested: bool | None) -> None:
     now = Congestion(is_congested)
-    subsystem().tell(
-        lambda engine, now_ns: engine.receive_congestion(HERE, now, now_ns=now_ns)
-    )
+    subsystem().tell(lambda engine, now_ns: engine.receive_congestion(HERE, now, now_ns=now_ns))
 
 
 def measured_now(available_bps: int) -> PathView:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from openqwave.drivers.processes import process_of
 
+from openqwave.drivers.processes import process_of
 from openqwave.service.access import Identity, credentials_of, group_name, identify, user_name
 
 NOBODY = 65_534

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from tests.unit.own_service import OwnService, own_service
 
 from openqwave.admission.policy import Policy
 from openqwave.ipc import messages as ms
@@ -35,6 +34,7 @@ from openqwave.service import access
 from openqwave.service import server as server_module
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import options_of
+from tests.unit.own_service import OwnService, own_service
 from tests.unit.own_subsystem import FakeClock
 
 PATIENCE_S = 20.0
