@@ -4,13 +4,14 @@ PYTHON ?= python3
 export PYTHON
 RUN := .venv/bin
 
-.PHONY: help demo test lint bench bench-paths bench-congestion docs clean
+.PHONY: help demo test lint bench bench-service bench-paths bench-congestion docs clean
 
 help:
 	@echo "make demo    a stream survives a full link because it is in a flow (30 s)"
 	@echo "make test    all tests"
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
+	@echo "make bench-service  calls through the service, beside a bare echo and a process a change (1 min)"
 	@echo "make bench-paths  accuracy of path measurements, beside iperf3 (20 min, wants a quiet machine)"
 	@echo "make bench-congestion  how soon congestion is told and relief, beside peers (15 min, likewise)"
 	@echo "make docs    the documentation, into docs/_build/html"
@@ -30,6 +31,9 @@ lint: .venv/.dev
 bench: .venv/.dev
 	@$(RUN)/python bench/set_flow.py
 	@$(RUN)/python bench/admission.py
+
+bench-service: .venv/.dev
+	@$(RUN)/python -m bench.service
 
 bench-paths: .venv/.dev
 	@$(RUN)/python -m bench.estimate
