@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -222,7 +223,7 @@ def test_after_a_crash_sockets_are_found_wherever_they_are(
         copies = [stack.enter_context(copy_of(client, number)) for number in numbers[:3]]
         assert [options_of(one).tos for one in copies] == [0xE0] * 3
         service.journal.close()
-        people.start().run("", [copies[2].fileno()])
+        people.start().run("pass", [copies[2].fileno()])
         people.fork(client).close(moved, passed, closed)
         client.close(inherited, passed, closed)
         client.move(moved)
@@ -299,12 +300,20 @@ def test_a_service_with_rights_reaches_other_users(
         assert options_of(copy).tos == 0
 
 
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A file in a folder of nobody's."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 65_534, 65_534)
+        yield Path(folder) / "marks"
+
+
 WITHOUT_RIGHTS = """
 from openqwave.drivers.processes import Process
 from openqwave.model.sockets import OutOfReach
 from tests.kernel.test_reaching import *
 client = Process.of_pid(client_pid)
-service = Service(Path(path))
+service = Service(Path(where))
 with LentSocket(given.pop(), client, number) as lent:
     service.sockets.take_in_hand(lent.cookie, lent)
     service.mark(lent.cookie, VOICE)
@@ -338,21 +347,16 @@ result = [ended == Applied(), left, tried.failed, service.journal.count]
 
 @pytest.mark.root
 def test_a_service_without_rights_lives_on_what_is_lent(
-    people: Strangers, client: Stranger, tmp_path: Path
+    people: Strangers, client: Stranger, nobodys: Path
 ) -> None:
-    os.chown(tmp_path, 65_534, 65_534)
-    for folder in tmp_path.parents[:3]:
-        # Made by pytest for the user who runs it.
-        folder.chmod(folder.stat().st_mode | 0o011)
     number = client.make_udp()
     service = people.start()
-    service.run("import tests.kernel.test_reaching")
+    # What it will need of the interpreter, which nobody may not read.
+    service.run("import codecs, tests.kernel.test_reaching; codecs.lookup('ascii')")
     service.run(NOBODY)
     with copy_of(client, number) as copy:
         set_tos(copy, 0x28)
-        names = (
-            f"client_pid, number = {client.process.pid}, {number}; path = {str(tmp_path / 'm')!r}"
-        )
+        names = f"client_pid, number = {client.process.pid}, {number}; where = {str(nobodys)!r}"
         told = service.run(names + WITHOUT_RIGHTS, [copy.fileno()])
         assert [("CAP_SYS_PTRACE" in one) for one in told] == [True] * 4
         assert options_of(copy).tos == 0xE0, "the mark was set by what came with the request"
