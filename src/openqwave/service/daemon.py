@@ -218,6 +218,7 @@ class Daemon:
     def close(self) -> None:
         """Give everything back; harmless if done already."""
         self.server.close()
+        self._showing.close()
         self.runtime.close()
         self._store.close()
         self._journal.close()

@@ -68,6 +68,10 @@ class Showing:
                     ErrorCode.ERROR_NOT_SUPPORTED, f"{type(request).__name__} is not known"
                 )
 
+    def close(self) -> None:
+        """Count no more."""
+        self._sending.close()
+
     def _flows(self, server: Server, peer: Peer, after: int, now_ns: int) -> bytes:
         known = {each.owner: each for each in server.peers()}
 
@@ -76,7 +80,8 @@ class Showing:
             if owning is None:
                 return OwnerView(owner, -1, "?", "?")
             identity = owning.identity
-            program = identity.program or owning.program
+            # What it calls itself says more than the name of an interpreter.
+            program = owning.program or identity.program
             return OwnerView(identity.pid, identity.uid, user_name(identity.uid), program)
 
         uid = peer.identity.uid
