@@ -29,13 +29,14 @@ from openqwave.probing.session import (
     Channel,
     CloseReason,
     CloseStream,
+    Effect,
     Event,
     OpenStream,
     SendStream,
     SendTrain,
     Session,
 )
-from openqwave.probing.sink import Reply, Sink
+from openqwave.probing.sink import Reply, Sink, SinkEffect
 from openqwave.wire.qlpb import PORT
 
 MS = 1_000_000
@@ -46,6 +47,12 @@ EPOCH_NS = 1_795_651_200 * S
 PORTS = {Channel.BEST_EFFORT: 40_001, Channel.PRIORITY: 40_002, Channel.GAP: PORT}
 FIRST_STREAM_PORT = 50_000
 ADDRESSES = {4: "192.0.2.1", 6: "2001:db8::1"}
+
+# What may have something to do, or another time to be woken at, after something has happened. Most
+# of what happens is a packet that goes a little further, of which nobody else learns. Bits, and no
+# enum.Flag, because it is asked for every packet, and that takes a microsecond each time.
+NOTHING, SESSION, SINK, THERE, BACK = 0, 1, 2, 4, 8
+ALL = SESSION | SINK | THERE | BACK
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ class VirtualWorld:
         self.events: list[Event] = []
         self.now_ns = 0
         self._random = random.Random(seed)
-        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
+        self._agenda: list[tuple[int, int, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self._initiator = Endpoint(ip_address(ADDRESSES[version]).packed, 0)
         self._headers_bytes = headers_bytes(version)
@@ -152,6 +159,7 @@ class VirtualWorld:
     def run(self, until_ns: int = 20 * S, last: tuple[type[Event], ...] = (Failed,)) -> Event:
         """Start the session and go on until an event of some kinds, which is returned."""
         self.session.start(now_ns=self.now_ns)
+        self._stirred = ALL
         self._serve()
         while self._agenda and self._agenda[0][0] <= until_ns:
             self._step()
@@ -163,10 +171,13 @@ class VirtualWorld:
         """Start another session, in the place of the one before."""
         self.session = session
         session.start(now_ns=self.now_ns)
+        self._stirred = ALL
         self._serve()
 
     def go_on(self, until_ns: int) -> None:
         """Go on with a session that has been started, until a time."""
+        # Meanwhile anything may have been done to it.
+        self._stirred = ALL
         while self._agenda and self._agenda[0][0] <= until_ns:
             self._step()
         self.now_ns = max(self.now_ns, until_ns)
@@ -189,7 +200,7 @@ class VirtualWorld:
                     self.there.offer(self.now_ns, _Other(other, number), size_bytes)
                     send_next()
 
-                self._at(time_ns, offer)
+                self._at(time_ns, offer, THERE)
 
         send_next()
         return other
@@ -207,9 +218,11 @@ class VirtualWorld:
         self.back = PathModel(duplex.backward, self._seed + 1, start_ns)
         self.delay_there_ns = sum(stage.delay_ns for stage in duplex.forward.stages)
         self.delay_back_ns = sum(stage.delay_ns for stage in duplex.backward.stages)
+        self._stirred = ALL
 
     def _step(self) -> None:
-        self.now_ns, _, action = heapq.heappop(self._agenda)
+        self.now_ns, _, stirred, action = heapq.heappop(self._agenda)
+        self._stirred |= stirred
         action()
         self._serve()
 
@@ -217,46 +230,59 @@ class VirtualWorld:
         """What the way to the sink could and did carry; of the path that is there now."""
         return self.there.truth(since_ns, until_ns)
 
-    def _at(self, time_ns: int, action: Callable[[], None]) -> None:
-        heapq.heappush(self._agenda, (max(time_ns, self.now_ns), next(self._number), action))
+    def _at(self, time_ns: int, action: Callable[[], None], stirred: int = ALL) -> None:
+        due_ns = max(time_ns, self.now_ns)
+        heapq.heappush(self._agenda, (due_ns, next(self._number), stirred, action))
 
     def _serve(self) -> None:
         """Carry out everything that is to be done now, and be woken for the rest."""
-        now_ns = self.now_ns
-        busy = True
-        while busy:
-            busy = False
-            for effect in self.session.effects_to_send(now_ns=now_ns):
-                busy = True
-                match effect:
-                    case OpenStream(stream):
-                        self._connect(stream)
-                    case SendStream(stream, data) if stream in self._connection_of:
-                        connection = self._connection_of[stream]
-                        self._at(now_ns + self.delay_there_ns, self._to_sink(connection, data))
-                    case CloseStream(stream) if stream in self._connection_of:
-                        connection = self._connection_of.pop(stream)
-                        self._at(now_ns + self.delay_there_ns, self._sink_closed(connection))
-                    case SendTrain():
-                        self._send(effect)
-            for answer in self.sink.effects_to_send(now_ns=now_ns):
-                busy = True
-                match answer:
-                    case SendStream(connection, data):
-                        self._at(now_ns + self.delay_back_ns, self._to_session(connection, data))
-                    case CloseStream(connection):
-                        self._at(now_ns + self.delay_back_ns, self._session_closed(connection))
-                    case Reply():
-                        stamp_ns = self._sink_clock(now_ns)
-                        self._offer(self.back, _Probe(answer.encode(stamp_ns), None))
+        if self._stirred & (SESSION | SINK):
+            self._serve_ends()
+        stirred, self._stirred = self._stirred, NOTHING
+        if stirred & SESSION:
+            self._wake("session", self.session.next_timer_ns(), self._session_timer)
+        if stirred & SINK:
+            self._wake("sink", self.sink.next_timer_ns(), self._sink_timer)
+        if stirred & THERE:
+            self._wake("there", self.there.next_due_ns(), lambda: self._deliver(True))
+        if stirred & BACK:
+            self._wake("back", self.back.next_due_ns(), lambda: self._deliver(False))
+
+    def _serve_ends(self) -> None:
+        if self._stirred & SESSION:
+            while effects := self.session.effects_to_send(now_ns=self.now_ns):
+                for effect in effects:
+                    self._carry_out(effect)
             while (event := self.session.next_event()) is not None:
                 self.events.append(event)
+        if self._stirred & SINK:
+            while answers := self.sink.effects_to_send(now_ns=self.now_ns):
+                for answer in answers:
+                    self._carry_back(answer)
             while self.sink.next_event() is not None:
                 pass
-        self._wake("session", self.session.next_timer_ns(), self._session_timer)
-        self._wake("sink", self.sink.next_timer_ns(), self._sink_timer)
-        self._wake("there", self.there.next_due_ns(), lambda: self._deliver(True))
-        self._wake("back", self.back.next_due_ns(), lambda: self._deliver(False))
+
+    def _carry_out(self, effect: Effect) -> None:
+        there_ns = self.now_ns + self.delay_there_ns
+        match effect:
+            case OpenStream(stream):
+                self._connect(stream)
+            case SendStream(stream, data) if stream in self._connection_of:
+                self._at(there_ns, self._to_sink(self._connection_of[stream], data), SINK)
+            case CloseStream(stream) if stream in self._connection_of:
+                self._at(there_ns, self._sink_closed(self._connection_of.pop(stream)), SINK)
+            case SendTrain():
+                self._send(effect)
+
+    def _carry_back(self, answer: SinkEffect) -> None:
+        back_ns = self.now_ns + self.delay_back_ns
+        match answer:
+            case SendStream(connection, data):
+                self._at(back_ns, self._to_session(connection, data), SESSION)
+            case CloseStream(connection):
+                self._at(back_ns, self._session_closed(connection), SESSION)
+            case Reply():
+                self._offer(False, _Probe(answer.encode(self._sink_clock(self.now_ns)), None))
 
     def _wake(self, name: str, time_ns: int | None, action: Callable[[], None]) -> None:
         if time_ns is None:
@@ -272,12 +298,14 @@ class VirtualWorld:
                 self._wake_ns[name] = -1
                 action()
 
-        self._at(time_ns, woken)
+        self._at(time_ns, woken, NOTHING)
 
     def _session_timer(self) -> None:
+        self._stirred |= SESSION
         self.session.handle_timer(now_ns=self.now_ns)
 
     def _sink_timer(self) -> None:
+        self._stirred |= SINK
         self.sink.handle_timer(now_ns=self.now_ns)
 
     # -- TCP --------------------------------------------------------------------------
@@ -294,8 +322,8 @@ class VirtualWorld:
             if self._connection_of.get(stream) == connection:
                 self.session.receive_connected(stream, port, now_ns=self.now_ns)
 
-        self._at(self.now_ns + self.delay_there_ns, accepted)
-        self._at(self.now_ns + self.delay_there_ns + self.delay_back_ns, connected)
+        self._at(self.now_ns + self.delay_there_ns, accepted, SINK)
+        self._at(self.now_ns + self.delay_there_ns + self.delay_back_ns, connected, SESSION)
 
     def _stream_of(self, connection: int) -> int | None:
         """The session's key of a connection that it still has."""
@@ -341,18 +369,20 @@ class VirtualWorld:
         self._free_ns = times[-1]
         source = PORTS[train.channel]
         for time_ns, payload in zip(times, train.payloads, strict=True):
-            self._at(time_ns, self._offered(_Probe(payload, source)))
+            self._at(time_ns, self._offered(_Probe(payload, source)), THERE)
 
         def sent() -> None:
             stamps = tuple(EPOCH_NS + time_ns for time_ns in times)
             self.session.receive_sent(train, stamps, now_ns=self.now_ns)
 
-        self._at(times[-1], sent)
+        self._at(times[-1], sent, SESSION)
 
     def _offered(self, probe: _Probe) -> Callable[[], None]:
-        return lambda: self._offer(self.there, probe)
+        return lambda: self._offer(True, probe)
 
-    def _offer(self, path: PathModel, probe: _Probe) -> None:
+    def _offer(self, is_there: bool, probe: _Probe) -> None:
+        self._stirred |= THERE if is_there else BACK
+        path = self.there if is_there else self.back
         path.offer(self.now_ns, probe, len(probe.payload) + self._headers_bytes)
 
     def _deliver(self, is_there: bool) -> None:
@@ -360,6 +390,7 @@ class VirtualWorld:
 
     def _take_out(self, path: PathModel, until_ns: int) -> None:
         is_there = path is self.there
+        self._stirred |= THERE if is_there else BACK
         for due_ns, frame in path.deliver(until_ns):
             if isinstance(frame, _Other):
                 other = frame.owner
@@ -371,7 +402,7 @@ class VirtualWorld:
                 late_ns += self._random.randrange(self.hosts.stall_ns)
             # Stamps keep the order of arrival: what is behind a late one is late as well.
             stamp_ns = self._stamps[is_there] = max(self._stamps[is_there], due_ns + late_ns)
-            self._at(stamp_ns, self._arrived(frame, stamp_ns))
+            self._at(stamp_ns, self._arrived(frame, stamp_ns), SINK if is_there else SESSION)
 
     def _arrived(self, probe: _Probe, stamp_ns: int) -> Callable[[], None]:
         def arrived() -> None:
