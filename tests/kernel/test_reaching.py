@@ -392,6 +392,7 @@ def answer():
         elif kind == OPEN:
             body = struct.pack("=QII", 0, 0, 0)
         elif kind == FLUSH:
+            os.write(told, b"!")
             continue
         else:
             error = -38
@@ -399,6 +400,7 @@ def answer():
 if good:
     # The one who answers is another process, so that this one can wait for it. Nobody else has the
     # device: its death answers whatever waits, and it does not live long, whatever happens here.
+    flushed, told = os.pipe()
     pid = os.fork()
     if pid == 0:
         signal.alarm(20)
@@ -409,15 +411,21 @@ result = pid if good else 0
 """
 
 
+def block(client: Stranger, folder: Path) -> int:
+    """Give a client a file `blocking` whose close never ends; who has to die for it to end."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("this kernel has no FUSE")
+    server: int = client.run(f"folder = {str(folder)!r}" + FUSE)
+    if not server:
+        pytest.skip("FUSE cannot be mounted here")
+    return server
+
+
 @pytest.mark.root
 def test_a_file_that_cannot_be_closed_keeps_nobody(
     client: Stranger, service: Service, tmp_path: Path
 ) -> None:
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("this kernel has no FUSE")
-    server = client.run(f"folder = {str(tmp_path)!r}" + FUSE)
-    if not server:
-        pytest.skip("FUSE cannot be mounted here")
+    server = block(client, tmp_path)
     try:
         # Passed in a socket's place, and moved to where a socket was.
         _, (descriptor,) = client.run_and_get("passing = [blocking]")
@@ -434,3 +442,49 @@ def test_a_file_that_cannot_be_closed_keeps_nobody(
     finally:
         os.kill(server, signal.SIGKILL)
     assert_soon(lambda: closing.open_count() == 0)
+
+
+STUCK = """
+from openqwave.drivers.closing import close_safely
+from openqwave.drivers.processes import Process
+from openqwave.drivers.passing import LentSocket
+from tests.kernel.test_reaching import VOICE, Path, Service
+close_safely(given[1])
+service = Service(Path(where))
+with LentSocket(given[0], Process.of_pid(client_pid), number) as lent:
+    service.sockets.take_in_hand(lent.cookie, lent)
+    service.mark(lent.cookie, VOICE)
+"""
+
+
+@pytest.mark.root
+def test_a_service_that_is_kept_from_its_end_keeps_nothing_from_the_next(
+    people: Strangers, client: Stranger, tmp_path: Path, path: Path
+) -> None:
+    # Before there is a file that a new process would have to close.
+    service = people.start()
+    server = block(client, tmp_path)
+    try:
+        _, (descriptor,) = client.run_and_get("passing = [blocking]")
+        number = client.make_udp()
+        with copy_of(client, number) as copy:
+            names = f"client_pid, number = {client.process.pid}, {number}; where = {str(path)!r}"
+            service.run(names + STUCK, [copy.fileno(), descriptor])
+            # Nothing ends a wait for who knows that he is waited for.
+            client.run("os.read(flushed, 1)")
+            close_safely(descriptor)
+            os.kill(service.process.pid, signal.SIGKILL)
+            assert_soon(lambda: is_zombie(service.process.pid))
+            assert service.process.is_alive(), "it has not come to its end"
+            assert options_of(copy).tos == 0xE0
+            with Journal(path) as journal:
+                assert recover(journal, ReachableSockets()).given_back == 1
+            assert options_of(copy).tos == 0
+    finally:
+        os.kill(server, signal.SIGKILL)
+    assert_soon(lambda: not service.process.is_alive())
+    assert_soon(lambda: closing.open_count() == 0)
+
+
+def is_zombie(pid: int) -> bool:
+    return "(zombie)" in Path(f"/proc/{pid}/status").read_text(encoding="ascii")

@@ -211,6 +211,27 @@ def test_one_at_a_time(path: Path, journal: Journal) -> None:
     assert set(left_at(path)) == {1}
 
 
+def test_one_that_cannot_come_to_its_end(path: Path, journal: Journal) -> None:
+    # "can be kept from its end by a file system that does not answer, and keeps all it had"
+    owe(journal, 1)
+    with strangers() as people:
+        # Ended and not waited for; the lock is this test's.
+        ended = people.start().run("result = os.fork()\nif not result: os._exit(0)")
+        assert_soon(lambda: " (zombie)" in Path(f"/proc/{ended}/status").read_text())
+        with path.open("r+b") as file:
+            file.seek(32)
+            file.write(struct.pack("=I", ended))
+        with Journal(path) as taken:
+            assert set(taken.left) == {1}
+            assert taken.complaint == ""
+            owe(journal, 2)
+            assert taken.count == 1, "whatever that one still wrote, it writes to another file"
+            with pytest.raises(BlockingIOError):
+                Journal(path)
+    assert set(left_at(path)) == {1}
+    assert os.listdir(path.parent) == [path.name]
+
+
 @pytest.mark.usefixtures("fd_guard")
 def test_nothing_is_left_open(path: Path) -> None:
     with Journal(path) as journal:

@@ -15,14 +15,12 @@ two versions, of which one byte tells the one in force: the other is written who
 That byte also tells whether the options were being changed when it was written (`is_under_way`):
 then each of them may still be as it was before.
 
-One process at a time has the file (flock(2)); it is given up with the process.
+One process at a time has the file (`openqwave.enforcement.possession`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import mmap
 import os
 import struct
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Self, TypeAlias
 
 from openqwave.enforcement.marks import Options
+from openqwave.enforcement.possession import open_alone, possess
 from openqwave.model.value import value
 
 # The options of marks, and bytes per second of SO_MAX_PACING_RATE; None where they are not ours.
@@ -39,8 +38,9 @@ State: TypeAlias = "tuple[Options | None, int | None]"
 
 _MAGIC = b"qwmarks\n"
 _VERSION = 1
-# Magic, version, size of a record, boot id.
+# Magic, version, size of a record, boot id; then the process that has it.
 _HEADER = struct.Struct("=8sII16s")
+_OWNER_AT = 32
 _HEADER_BYTES = 128
 
 # Phase, cookie, inode.
@@ -167,7 +167,7 @@ class Journal:
         """
         self.complaint = ""
         self._path = Path(path)
-        self._descriptor = _open_locked(self._path)
+        self._descriptor = open_alone(self._path, _OWNER_AT)
         try:
             reason = self._look()
             if reason is None:
@@ -176,8 +176,9 @@ class Journal:
                 self.complaint = f"{self._path} was set aside: {reason}"
                 os.replace(self._path, f"{self._path}.corrupt")
                 os.close(self._descriptor)
-                self._descriptor = _open_locked(self._path)
+                self._descriptor = open_alone(self._path, _OWNER_AT)
                 self._start_over()
+            possess(self._descriptor, _OWNER_AT)
             self._map()
         except BaseException:
             os.close(self._descriptor)
@@ -306,18 +307,6 @@ class Journal:
             _unpacked(what, *numbers[one : one + 4]) for one in range(0, 12, 4)
         )
         return Record(slot, cookie, inode, original, before, written, is_under_way)
-
-
-def _open_locked(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno == errno.EAGAIN:
-            raise BlockingIOError(error.errno, "another process has it", str(path)) from None
-        raise
-    return descriptor
 
 
 def _boot_id() -> bytes:
