@@ -140,6 +140,8 @@ class Daemon:
         self._started_ns = time.monotonic_ns()
         self._directory = ReachableSockets()
         self._journal = Journal(run_directory / "marks")
+        if self._journal.complaint:
+            _log.error("%s; what it says is owed is not given back", self._journal.complaint)
         recovered = recover(self._journal, self._directory)
         if recovered.given_back or recovered.failed:
             _log.warning(
