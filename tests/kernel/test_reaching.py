@@ -108,8 +108,9 @@ def copy_of(client: Stranger, number: int) -> socket.socket:
 
 MARKER = """
 import itertools, random
+from openqwave.drivers.passing import LentSocket
 from openqwave.drivers.processes import Process
-from openqwave.drivers.reaching import LentSocket, ReachableSockets
+from openqwave.drivers.reaching import ReachableSockets
 from openqwave.enforcement.journal import Journal
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.flow import Treatment

@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 
 import openqwave
+from openqwave.drivers.passing import LentSocket
 from openqwave.drivers.processes import Process, process_of
-from openqwave.drivers.reaching import LentSocket
 
 PATIENCE_S = 20.0
 _MOST_BYTES = 65_536

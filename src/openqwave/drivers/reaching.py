@@ -46,8 +46,6 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.sockets import Elsewhere, OutOfReach, SocketFacts
 
-__all__ = ["LentSocket", "ReachableSockets", "close_safely"]
-
 # A search of a process that took longer than this is not repeated at once, but after nine times
 # as long; what took less costs hardly more than a request.
 _CHEAP_NS = 1_000_000

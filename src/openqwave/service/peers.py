@@ -18,7 +18,8 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
-from openqwave.drivers.reaching import LentSocket, close_safely
+from openqwave.drivers.closing import close_safely
+from openqwave.drivers.passing import LentSocket
 from openqwave.drivers.sockets import own_namespace
 from openqwave.ipc import messages as ms
 from openqwave.ipc.serving import Asked, Opened, ServiceEnd, Violated

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from openqwave.drivers.passing import LentSocket
     from openqwave.drivers.processes import Process
-    from openqwave.drivers.reaching import LentSocket
     from openqwave.ipc import messages as ms
     from openqwave.ipc.serving import PeerLimits
     from openqwave.model.errors import Refusal
