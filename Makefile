@@ -19,8 +19,9 @@ help:
 demo: .venv/.demo
 	@$(RUN)/qwave demo --chart demo.png
 
+# Compiled modules are kept, whatever the environment says: tests start hundreds of programs.
 test: .venv/.dev
-	@$(RUN)/python -m pytest --numprocesses auto
+	@PYTHONDONTWRITEBYTECODE= $(RUN)/python -m pytest --numprocesses auto
 
 lint: .venv/.dev
 	@$(RUN)/ruff check .

@@ -7,6 +7,8 @@ computes would make their links late.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from xdist.scheduler import LoadScheduling
@@ -22,38 +24,51 @@ ALONE = (
     "tests/unit/test_own_sink.py",
     "tests/unit/test_surveying.py",
 )
+# Of those, what asks only what happens and never how soon, and waits for it with patience.
+TOGETHER = (
+    "tests/kernel/test_restore.py",
+    "tests/kernel/test_sequences_",
+    "tests/kernel/test_service_crashes.py",
+    "tests/kernel/test_service_install.py",
+    "tests/kernel/test_service_readme.py",
+    "tests/kernel/test_service_rights.py",
+)
+# What a process has in hand at most: enough to do while it waits for more, and not so much that
+# the last one has much to do when the others have nothing.
+HAND = 64
 
 
 def is_alone(name: str) -> bool:
     """May nothing run beside a test of this name?"""
-    return name.startswith(ALONE)
+    return name.startswith(ALONE) and not name.startswith(TOGETHER)
 
 
 class AloneLast(LoadScheduling):  # type: ignore[misc]
     """Distributes tests, and those that want to be alone to the last process that is left.
 
     The others are told to end when nothing else is left to do; when all have, the last one gets
-    what remains.
+    what remains. Those that want to be alone are the last of the collection (see conftest).
     """
 
     def check_schedule(self, node: WorkerController, duration: float = 0) -> None:
         """Give a process more to do, or let it end."""
+        del duration
         if node.shutting_down:
             return
         if self._together():
-            super().check_schedule(node, duration)
+            if len(self.node2pending[node]) < HAND // 2:
+                self._send_tests(node, HAND)
         elif not self.pending or node is not self.nodes[0]:
             node.shutdown()
         elif len(self.nodes) == 1:
-            self._send(node, len(self.pending))
+            super()._send_tests(node, len(self.pending))
             node.shutdown()
 
     def schedule(self) -> None:
         """Begin."""
         super().schedule()
         for node in self.nodes:
-            if not self._together():
-                self.check_schedule(node)
+            self.check_schedule(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
         """A process has ended."""
@@ -62,15 +77,17 @@ class AloneLast(LoadScheduling):  # type: ignore[misc]
             self.check_schedule(left)
         return crashed
 
+    @cached_property
+    def _first_alone(self) -> int:
+        return sum(not is_alone(name) for name in self.collection)
+
     def _together(self) -> int:
-        """How many of those that are left may run beside others; they come first."""
+        """How many of those that are left may run beside others."""
         if self.collection is None:
             return 0
-        names = self.collection
-        return sum(not is_alone(names[index]) for index in self.pending)
+        # What a process that crashed has left undone is behind the rest.
+        self.pending.sort()
+        return bisect_left(self.pending, self._first_alone)
 
     def _send_tests(self, node: WorkerController, num: int) -> None:
-        self._send(node, min(num, self._together()))
-
-    def _send(self, node: WorkerController, count: int) -> None:
-        super()._send_tests(node, count)
+        super()._send_tests(node, min(num, HAND, self._together()))
