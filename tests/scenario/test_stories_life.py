@@ -93,14 +93,20 @@ def test_a_lost_handle_loses_what_it_had_on_other_interfaces_too() -> None:
     story.paths[1].says(available=10 * MBIT, congested=False)
     elsewhere.asks(6 * MBIT).is_granted()
     marked = story.flow(story.paths[2], is_adaptive=False)
+    story.program.tracks(story.paths[1]).is_granted()
     story.makes_anew(1)
     assert flow.is_untouched
     assert elsewhere.is_untouched
     assert marked.is_untouched
     # The path over the other interface is as good as it was, and warm for a while.
     assert story.paths[1].runs()
-    story.another_program().flow(story.paths[1]).asks(4 * MBIT).is_granted()
+    late = story.another_program().flow(story.paths[1])
+    late.asks(4 * MBIT).is_granted()
     assert story.paths[1].counts_of(StartExperiments) == 1
+    # And no longer than for a while.
+    late.ends()
+    story.passes(121 * S)
+    assert not story.paths[1].runs()
 
 
 # "flows or tracked hosts"

@@ -166,21 +166,22 @@ def test_a_sink_that_ends_is_begun_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(surveying, "_LINGER_S", 100.0)
+    host.serve_sink(LIMITS)
+    for count in (1, 2, 3):
+        # Its end wakes the thread, which would sleep for long.
+        stage.sink(count).mailbox.close(error)
+    stage.sink(4)
+    until(lambda: host.sink_state() == (True, ""))
+    assert ("ZeroDivisionError" in told(caplog)[0]) == (error is not None)
+    monkeypatch.setattr(surveying, "_LINGER_S", 0.02)
+    # Nothing else ends with it.
     with open_in(host) as qos:
         qos.track("127.0.0.1")
         run = stage.latest()
-        host.serve_sink(LIMITS)
-        for count in (1, 2, 3):
-            # Its end wakes the thread, which would sleep for long.
-            stage.sink(count).mailbox.close(error)
-        stage.sink(4)
-        until(lambda: host.sink_state() == (True, ""))
-        # Nothing else ended with it.
+        stage.sinks[3].mailbox.close(error)
+        stage.sink(5)
         assert (stage.made_hosts, run.is_cancelled) == (1, False)
-    assert told(caplog)
-    assert ("ZeroDivisionError" in told(caplog)[0]) == (error is not None)
     host.stop_sink()
-    monkeypatch.setattr(surveying, "_LINGER_S", 0.02)
 
 
 def test_a_host_that_broke_is_replaced_once(host: Embedded, stage: Stage) -> None:

@@ -247,7 +247,7 @@ class Surveyor:
     def _may_end(self) -> bool:
         """End the thread, unless somebody has just found something for it to do."""
         subsystem = self._subsystem
-        if self._sink.is_wanted or subsystem.until_timer_s() is not None:
+        if subsystem.until_timer_s() is not None:
             return False
         if subsystem.look(lambda engine: engine.tracked_hosts()):
             # What cannot be measured now may be as soon as something changes.
