@@ -461,7 +461,7 @@ def test_nobody_can_wait(both: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(threading.Thread, "start", fail)
         result = session.notify(7, NoticeKind.CONGESTED, None)
     assert code_of(result) is ErrorCode.ERROR_NO_SYSTEM_RESOURCES
-    assert far.pending == set()
+    far.await_until(lambda: far.pending == set())
     assert isinstance(far.asked[-1], ms.Cancel)
     assert session.refuse() is None
 

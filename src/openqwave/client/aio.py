@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from openqwave.client import sync
-from openqwave.client.withdrawing import do_without_waiting, in_thread, leave
+from openqwave.client.withdrawing import in_thread, leave, to_the_end
 from openqwave.model.errors import Refusal, TimedOut
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
 from openqwave.runtime.pending import Pending
@@ -267,7 +267,7 @@ class Flow:
             if session.is_local:
                 cancel()
             else:
-                do_without_waiting(cancel)
+                await to_the_end(cancel)
             raise
         if not waiting.done():
             if not isinstance(await _call(session, cancel), Refusal):

@@ -1,9 +1,13 @@
 """Calls that may take long, made for an event loop by another thread.
 
-A thread cannot be stopped: when the task that waits for it is cancelled, the call goes on, and
-nobody takes its result. It leaves the result before it looks whether that is still wanted, and
-whoever withdraws the call says so before looking for the result: one of the two finds the other,
-and undoes what was done.
+A thread cannot be stopped: when the task that waits for it is cancelled, the call goes on. It
+leaves its result before it looks whether that is still wanted, and whoever withdraws the call says
+so before looking for the result: one of the two finds the other, and undoes what was done.
+
+A cancelled task ends when that is over, so that whoever goes on finds nothing of it: a notice that
+was waited for can be waited for anew. To undo takes a round trip, or, where a service hangs, as
+long as that takes to be noticed; cancelled once more, the task ends at once, and the rest is done
+without it.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from openqwave.model.errors import error_of
 from openqwave.subsystem.notices import ABORTED
@@ -39,15 +43,15 @@ class _Asking(Generic[_T]):
         result = self._call()
         self._results.append(result)
         if self._withdrawn.is_set():
-            self._take_back()
+            self.take_back()
         return result
 
     def withdraw(self) -> None:
-        """Want no result any more."""
+        """Want no result any more; one that is there is to be taken back."""
         self._withdrawn.set()
-        self._take_back()
 
-    def _take_back(self) -> None:
+    def take_back(self) -> None:
+        """Undo what was done, if anything was and nobody has."""
         # Of two threads that come here, one gets it.
         with contextlib.suppress(IndexError):
             self._undo(self._results.pop())
@@ -66,23 +70,32 @@ async def in_thread(
     Args:
         call: Makes it.
         undo: What to do with its result if the task is cancelled before it has got it.
-        is_quick: Undoing takes no longer than to have it done by yet another thread.
+        is_quick: Undoing takes no longer than to have it done by yet another thread, and nobody
+            notices when it happens.
     """
     asking = _Asking(call, undo)
+    calling = asyncio.get_running_loop().run_in_executor(None, asking.ask)
+    # Where nobody waits to the end, nobody hears of its error, either.
+    calling.add_done_callback(_hear)
     try:
-        return await asyncio.to_thread(asking.ask)
+        # This does not cancel what it waits for.
+        await asyncio.wait([calling])
     except asyncio.CancelledError:
+        asking.withdraw()
         if is_quick:
-            asking.withdraw()
+            asking.take_back()
         else:
-            do_without_waiting(asking.withdraw)
+            await asyncio.wait([calling])
+            await to_the_end(asking.take_back)
         raise
+    return calling.result()
 
 
-def do_without_waiting(work: Callable[[], object]) -> None:
-    """Have something done by another thread, which the end of the loop waits for."""
-    try:
-        asyncio.get_running_loop().run_in_executor(None, work)
-    except RuntimeError:
-        # The loop is ending, and has no threads any more.
-        work()
+def _hear(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+async def to_the_end(work: Callable[[], object]) -> None:
+    """Have something done by another thread, even if the task is cancelled meanwhile."""
+    await asyncio.wait([asyncio.get_running_loop().run_in_executor(None, work)])
