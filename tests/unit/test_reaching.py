@@ -333,6 +333,7 @@ def test_a_socket_that_comes_again_is_where_it_came_from_last(
     # Named again without a number, as by a request that takes it out of a flow.
     add(reachable, other.lend(moved, is_named=False))
     assert finds(reachable, cookie)
+    assert reachable.rounds.begun == 0
     reachable.forget(cookie)
     assert reachable.borrow(cookie) is None
 
@@ -381,6 +382,37 @@ def test_a_dead_process_costs_one_search(
     child.kill()
     assert reachable.find_gone(cookies) == set(cookies)
     assert rounds.begun == 2
+
+
+def test_what_moved_after_a_search_wants_another(
+    reachable: ReachableSockets, people: Strangers, client: Stranger
+) -> None:
+    first, second = client.make_udp(), client.make_udp()
+    cookies = [add(reachable, client.lend(number)) for number in (first, second)]
+    child = people.fork(client)
+    client.kill()
+    assert finds(reachable, cookies[0])
+    child.move(second)
+    assert finds(reachable, cookies[1])
+    assert reachable.rounds.begun == 2
+
+
+def test_what_was_on_its_way_during_a_search(
+    reachable: ReachableSockets, people: Strangers, client: Stranger
+) -> None:
+    # Sent and not received, it was nobody's; but it was seen after that.
+    number, other = client.make_udp(), client.make_udp()
+    cookie, gone = (add(reachable, client.lend(one)) for one in (number, other))
+    client.run(
+        "left, right = socket.socketpair();"
+        f"socket.send_fds(left, [b'!'], [{number}]); os.close({number}); os.close({other})"
+    )
+    assert reachable.borrow(gone) is None
+    assert client.run("result = socket.recv_fds(right, 1, 1)[1]") == [number]
+    assert finds(reachable, cookie)
+    people.fork(client)
+    client.kill()
+    assert finds(reachable, cookie)
 
 
 def test_own_descriptors_are_nobodys(reachable: ReachableSockets, client: Stranger) -> None:
@@ -499,10 +531,16 @@ def test_a_round_that_is_patient_is_done_at_once() -> None:
     clock = Clock(MS * 100)
     rounds = Rounds(clock)
     assert not rounds.go_on(Sought())
+    begun = clock.now + clock.step
     assert rounds.go_on(Sought(), is_patient=True)
     assert (rounds.begun, rounds.done) == (1, 1)
-    # And the next waits its turn: that one took long.
+    # The next waits its turn, which is nine times as long.
+    ended = clock.now
+    took, clock.step = ended - begun, 0
+    clock.now = ended + 9 * took - 2
     assert not rounds.go_on(Sought())
+    clock.now += 2
+    assert rounds.go_on(Sought())
 
 
 def test_processes_that_end_during_a_round(
@@ -631,8 +669,8 @@ def told(pid: int, code: int) -> Process | None:
 
 
 def test_a_peer_whose_process_cannot_be_held() -> None:
-    # Of another pid namespace.
-    assert told(0, errno.ENODATA) is None
+    # Of another pid namespace, though it might be held.
+    assert process_of(cast("socket.socket", Peer(0, 10**6))) is None
     # Gone already.
     for code in (errno.ESRCH, errno.EINVAL, errno.ENODATA):
         assert told(os.getpid(), code) is None

@@ -280,6 +280,23 @@ def test_what_it_wrote_while_it_was_marked_is_known_after_the_crash(rig: Rig) ->
         assert options_of(sock) == options_of(twin)
 
 
+def test_what_was_given_back_in_part_is_the_applications(rig: Rig) -> None:
+    # The same value as ours, but written when none of ours was there any more.
+    sock, cookie = rig.socket("tcp4 connected")
+    rig.bring(cookie, PACED)
+    ours = options_of(sock)
+    rig.bring(cookie, VOICE)
+    set_pacing(sock, ours.pacing)
+    rig.restart()
+    assert options_of(sock).pacing == ours.pacing
+    rig.bring(cookie, PACED)
+    rig.bring(cookie, PACED_ONLY)
+    set_tos(sock, ours.tos)
+    set_priority(sock, ours.priority)
+    rig.restart()
+    assert (options_of(sock).tos, options_of(sock).priority) == (ours.tos, ours.priority)
+
+
 def test_a_recovery_that_is_killed_goes_on(rig: Rig) -> None:
     # "it does no harm to be cut off and begin again"
     def live(lives: int) -> bool:
