@@ -73,7 +73,10 @@ class Showing:
         self._sending.close()
 
     def _flows(self, server: Server, peer: Peer, after: int, now_ns: int) -> bytes:
-        known = {each.owner: each for each in server.peers()}
+        known: dict[int, Peer] = {}
+        for each in server.peers():
+            # A process may look at itself by another name; what it was called first has the flows.
+            known.setdefault(each.owner, each)
 
         def describe(owner: int) -> OwnerView:
             owning = known.get(owner)
