@@ -113,6 +113,17 @@ def test_what_later_versions_add_is_ignored() -> None:
     assert ms.decode_reply(b'{"type":"pending","id":3,"since":[1.5e300]}') == ms.Pending(3)
 
 
+def test_what_is_left_out_has_these_values() -> None:
+    added = ms.AddSocket(1, 0, 4, True, None, 0)
+    assert (added.scope_id, added.number) == (0, -1)
+    rate = ms.SetRate(1, 2, None, 0, 0)
+    assert (rate.overlapped, rate.self_paced) == (False, False)
+    query = ms.Query(1, 2, "path")
+    assert (query.fresh, query.overlapped) == (False, False)
+    assert (ms.StartTracking(1, "").scope_id, ms.StopTracking(1, "").scope_id) == (0, 0)
+    assert (ms.EnumerateFlows(1).after, ms.ListFlows(1).after, ms.ListPaths(1).after) == (0, 0, 0)
+
+
 def test_order_and_spaces_do_not_matter() -> None:
     assert ms.decode_request(b' {"id" : 3 ,\n"type":"\\u0063heck"}\t') == ms.Check(3)
 
