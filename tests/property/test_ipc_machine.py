@@ -370,5 +370,5 @@ class Ends(RuleBasedStateMachine):
         assert self.service.outstanding == 0
 
 
-Ends.TestCase.settings = settings(max_examples=200, stateful_step_count=20)
+Ends.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 TestEnds = Ends.TestCase

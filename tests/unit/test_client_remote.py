@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from openqwave.client import connection
+from openqwave.client import connection, deliveries
 from openqwave.client.remote import RemoteSession
 from openqwave.drivers.sockets import SocketLike
 from openqwave.ipc import messages as ms
@@ -381,7 +382,9 @@ def test_a_callback_may_come_back_with_calls(both: Joined) -> None:
     assert results[2] is None
 
 
-def test_a_callback_that_takes_its_time_holds_nobody_up(both: Joined) -> None:
+def test_a_callback_that_takes_its_time_holds_nobody_up(
+    both: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session, far = both
     far.replies[ms.Notify] = PENDING
     may_go_on = threading.Event()
@@ -395,10 +398,14 @@ def test_a_callback_that_takes_its_time_holds_nobody_up(both: Joined) -> None:
     one.future.add_done_callback(dawdle)
     far.answer(one.request_id)
     assert is_called.wait(PATIENCE_S)
-    # It waits a little for the callback, and not for ever; and others read meanwhile.
+    # One call waits a little for the callback, and no other; and somebody reads meanwhile.
+    monkeypatch.setattr(deliveries, "_PATIENCE_S", 0.05)
     assert session.refuse() is None
+    monkeypatch.setattr(deliveries, "_PATIENCE_S", PATIENCE_S)
+    began_s = time.monotonic()
     far.answer(two.request_id)
     assert session.refuse() is None
+    assert time.monotonic() - began_s < PATIENCE_S / 2
     assert two.future.result(PATIENCE_S) is None
     may_go_on.set()
     await_no_thread()
