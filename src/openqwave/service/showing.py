@@ -1,13 +1,15 @@
 """What clients are shown of the whole host: lists of flows and paths, and the status.
 
 Whoever is no administrator sees the flows of processes of the same user, and no counters of
-incidents, which are about others. Paths are everybody's: they are facts about the network.
+incidents, which are about others. Paths are everybody's: they are facts about the network. Those
+that are only remembered are not: they tell with whom this host has talked.
 """
 
 from __future__ import annotations
 
 import time
 from importlib.metadata import version
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from openqwave.ipc import messages as ms
@@ -15,6 +17,7 @@ from openqwave.ipc.values import flow_page, path_page, status_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.access import user_name
+from openqwave.service.remembered import remembered_rows
 from openqwave.service.sending import SendingRates
 from openqwave.service.views import OwnerView, flow_rows, path_rows, status_row
 
@@ -59,7 +62,10 @@ class Showing:
             case ms.ListFlows(after=after):
                 return self._flows(server, peer, after, now_ns)
             case ms.ListPaths(after=after):
-                return path_page(path_rows(self._runtime, after, now_ns=now_ns))
+                rows = path_rows(self._runtime, after, now_ns=now_ns)
+                if peer.credentials().is_administrator:
+                    rows = chain(rows, remembered_rows(self._runtime, self._store, after))
+                return path_page(rows)
             case ms.AskStatus():
                 return self._status(server, peer, now_ns)
             case _:

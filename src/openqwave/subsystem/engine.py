@@ -467,6 +467,10 @@ class Engine:
         """How many paths are known of."""
         return len(self._paths)
 
+    def has_path(self, host: Endpoint) -> bool:
+        """Is a path to the host known of?"""
+        return self._paths.find(host) is not None
+
     def interface_before(self, facts: PathFacts) -> int | None:
         """The interface over which a path led that was made anew since, by facts of now."""
         path = self._paths.find(facts.host)
