@@ -7,6 +7,7 @@ import pytest
 
 from openqwave.admission.policy import WINDOWS_MARKS, Experiments, Marks, Policy
 from openqwave.model.codes import ErrorCode
+from openqwave.model.estimates import Unmeasurable
 from openqwave.model.flow import TrafficType
 from openqwave.subsystem.effects import StartExperiments, StopExperiments
 from tests.scenario.stories import S, Story, StoryFlow
@@ -416,3 +417,41 @@ def test_other_marks_for_what_streams_already(is_adaptive: bool) -> None:
         assert waiting.is_untouched
         waiting.asks(5 * MBIT).is_granted()
         assert waiting.dscp == 34
+
+
+# -- callers whose packets leave another way -------------------------------------------
+
+ELSEWHERE = Unmeasurable("the socket is bound to another interface", is_of_caller=True)
+
+
+# "Hostile clients cost bounded memory and nobody else's service": nor does a bound socket.
+@pytest.mark.parametrize("how", ["flow", "tracking"])
+def test_a_path_is_none_the_worse_for_who_uses_another_way(how: str) -> None:
+    story = Story()
+    flow = held(story)
+    notice = flow.wants_to_hear_of_congestion().waits()
+    story.path.found = ELSEWHERE
+    other = story.another_program()
+    if how == "flow":
+        other.adds(story.path).is_granted()
+    else:
+        other.tracks(story.path).is_refused(ErrorCode.ERROR_NOT_SUPPORTED)
+        other.stops_tracking(story.path).is_refused(ErrorCode.ERROR_INVALID_PARAMETER)
+    assert story.path.counts_of(StopExperiments) == 0
+    assert story.path.runs()
+    notice.waits()
+    assert flow.free_bps == 8 * MBIT
+
+
+# By contract: "cannot be measured [...]: only what needs estimates answers ERROR_NOT_SUPPORTED"
+def test_who_uses_another_way_alone_has_no_measured_path() -> None:
+    story = Story()
+    story.path.found = ELSEWHERE
+    flow = story.flow()
+    flow.queries().is_refused(ErrorCode.ERROR_NOT_SUPPORTED)
+    flow.asks(100 * MBIT).is_granted()
+    assert story.path.wanted == []
+    # Until somebody comes whose way it is.
+    story.path.is_reached_by(1)
+    story.another_program().adds(story.path).is_granted()
+    assert story.path.runs()

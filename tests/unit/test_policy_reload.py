@@ -630,17 +630,33 @@ def test_a_policy_begins_the_thread_where_nothing_was_measured(
     assert stage.latest().peer == HERE
 
 
-def test_hosts_of_other_networks_stay_unknown(host: Embedded, stage: Stage) -> None:
+def test_hosts_of_other_networks_stay_unknown(host: Embedded, stage: Stage, sockets: Bench) -> None:
     qos = open_in(host)
-    qos.track("127.0.0.2")
-    stage.latest()
-    # A process in another network namespace has a path of that name.
-    found = host.find_path(HERE, own_namespace() + 1)
-    assert isinstance(found, Unmeasurable)
-    host.tell(lambda engine, now_ns: engine.receive_path_view(HERE, view(), now_ns=now_ns))
+    flow = qos.add_socket(sockets.make("tcp4 connected"), traffic_type=VOICE)
+    first = stage.latest()
+    first.mailbox.put(told(6 * MBIT))
+    until(lambda: flow.path().age_ns is not None)
+    # A process in another network namespace asks for hosts by these names.
+    foreign = own_namespace() + 1
+    unknown = endpoint("127.0.0.9")
+    for to in (HERE, unknown):
+        found = host.find_path(to, foreign)
+        assert isinstance(found, Unmeasurable)
+        assert found.is_of_caller
+    handle_id = host.open_handle_for(7)
+    assert isinstance(handle_id, int)
+    for cookie, to in enumerate((HERE, unknown)):
+        destination = replace(to, port=5004)
+        request = add(0, facts(cookie + 1), destination, is_adaptive=True)
+        found = host.find_path(to, foreign)
+        assert type(host.submit(handle_id, replace(request, path=found))) is int
     host.set_policy(OTHER_MARKS)
-    qos.track("127.0.0.3")
-    assert stage.latest(2).peer == endpoint("127.0.0.3", 0)
+    # Who is here is followed as ever; the other's path is nobody's here.
+    Ways.otherwise[HERE] = BEHIND
+    host.set_policy(Policy(experiments=HIS))
+    until(lambda: first.is_cancelled)
+    assert "router" in flow.path().obstacle
+    assert len(stage.runs) == 1
 
 
 def test_a_runtime_of_another_process_obeys_nobody(host: Embedded, sockets: Bench) -> None:

@@ -99,10 +99,12 @@ class Unmeasurable:
     Attributes:
         reason: Why, as a sentence.
         is_of_this_host: What is in the way is here, so a sink may well answer there.
+        is_of_caller: It is so for who asks, whose packets leave another way than everybody's.
     """
 
     reason: str
     is_of_this_host: bool = False
+    is_of_caller: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,8 @@ class Session:
             usual = self._host.find_path(target.unmapped(), namespace)
             if not isinstance(usual, PathFacts) or usual.interface != found.interface:
                 return Unmeasurable(
-                    "the socket is bound to an interface that experiments do not use"
+                    "the socket is bound to an interface that experiments do not use",
+                    is_of_caller=True,
                 )
         return found
 

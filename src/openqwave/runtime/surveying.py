@@ -112,7 +112,9 @@ class Surveyor:
                     self._foreign[host] = None
                     if len(self._foreign) > _MOST_FOREIGN:
                         del self._foreign[next(iter(self._foreign))]
-                    return Unmeasurable("experiments happen in another network namespace")
+                    return Unmeasurable(
+                        "experiments happen in another network namespace", is_of_caller=True
+                    )
                 return self._pathfinder.find(host, interface=interface)
         except QosError as error:
             return Unmeasurable(f"the way to {host.address} cannot be found out: {error.detail}")
@@ -320,16 +322,18 @@ class Surveyor:
             )
 
     def _locate_all(self) -> None:
-        for host in self._subsystem.look(lambda engine: engine.tracked_hosts()):
-            self._locate(host)
+        self._locate_measured()
+        for host in self._subsystem.look(lambda engine: engine.unlocated_hosts()):
+            # Of another network namespace's this one knows nothing.
+            if host not in self._foreign:
+                self._locate(host)
 
     def _locate_measured(self) -> None:
         for facts in self._subsystem.look(lambda engine: engine.tracked_paths()):
             self._locate(facts.host)
 
     def _locate(self, host: Endpoint) -> None:
-        if host not in self._foreign:
-            self._subsystem.tell(partial(_receive_path, host, self.find(host, 0)))
+        self._subsystem.tell(partial(_receive_path, host, self.find(host, 0)))
 
     def _count(self) -> None:
         cookies = self._subsystem.look(lambda engine: engine.watched_sockets())

@@ -426,6 +426,10 @@ class Engine:
         """The ways to those that are, or could be, measured."""
         return tuple([path.facts for path in self._paths.all() if path.facts is not None])
 
+    def unlocated_hosts(self) -> tuple[Endpoint, ...]:
+        """The hosts to whose paths no way was told that may be measured."""
+        return tuple([path.host for path in self._paths.all() if path.facts is None])
+
     def flow_views(
         self, after: int, limit: int, *, now_ns: int, owners: Collection[int] | None = None
     ) -> tuple[tuple[FlowView, ...], bool]:

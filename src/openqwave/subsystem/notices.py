@@ -174,7 +174,7 @@ class Notices:
         """Can the path to a host be measured, as far as is known? None means yes."""
         path = self._paths.find(host)
         if path is None:
-            return _no(cannot_measure(host))
+            return refuse_unmeasurable(cannot_measure(host))
         if path.has_no_sink:
             return Refusal(
                 ErrorCode.ERROR_HOST_UNREACHABLE,
@@ -192,14 +192,15 @@ def _of_the_host(why: Refusal) -> Refusal:
     return why
 
 
-def _no(why: Unmeasurable) -> Refusal:
+def refuse_unmeasurable(why: Unmeasurable) -> Refusal:
+    """The refusal of what needs estimates."""
     return Refusal(ErrorCode.ERROR_NOT_SUPPORTED, f"{why.reason}; marking and shaping work without")
 
 
 def unmeasurable(path: Path) -> Refusal:
     """Why a path has no estimates."""
     why = path.obstacle
-    return _no(why if isinstance(why, Unmeasurable) else cannot_measure(path.host))
+    return refuse_unmeasurable(why if isinstance(why, Unmeasurable) else cannot_measure(path.host))
 
 
 def _not_adaptive() -> Refusal:

@@ -132,7 +132,8 @@ class Paths:
     def locate(self, host: Endpoint, found: Found | None) -> list[Experiment]:
         """Learn how the host is reached, or why its path is not measured."""
         path = self._at(host.host())
-        if found is None:
+        if found is None or (path.facts is not None and _is_of_caller(found)):
+            # Others' way is none the worse for it.
             return []
         effects: list[Experiment] = []
         if isinstance(found, PathFacts):
@@ -392,3 +393,7 @@ class Paths:
             effects += self._stop(path)
             self._drop(path)
         return effects
+
+
+def _is_of_caller(found: Found) -> bool:
+    return isinstance(found, Unmeasurable) and found.is_of_caller

@@ -13,6 +13,7 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Unmeasurable
 from openqwave.subsystem.destinations import refuse_host
+from openqwave.subsystem.notices import refuse_unmeasurable
 
 if TYPE_CHECKING:
     from openqwave.admission.policy import Policy
@@ -49,6 +50,8 @@ class Tracking:
             )
         if isinstance(request.path, Refusal):
             return request.path
+        if isinstance(request.path, Unmeasurable) and request.path.is_of_caller:
+            return refuse_unmeasurable(request.path)
         if isinstance(request.path, Unmeasurable) or request.path is None:
             return self._notices.refuse_tracking(host)
         return None
