@@ -411,6 +411,27 @@ def test_a_callback_that_takes_its_time_holds_nobody_up(
     await_no_thread()
 
 
+def test_a_call_does_not_overtake_what_came_before_its_answer(both: Joined) -> None:
+    session, far = both
+    far.replies[ms.Notify] = PENDING
+    pending = wait_for(session)
+    is_told = threading.Event()
+
+    def take_note(_: object) -> None:
+        # Longer than the call takes to return.
+        time.sleep(0.05)
+        is_told.set()
+
+    def end_first(_: ms.Request) -> Reply:
+        far.answer(pending.request_id)
+        return b"null"
+
+    pending.future.add_done_callback(take_note)
+    far.replies[ms.SetDscp] = end_first
+    assert session.set_dscp(7, 1) is None
+    assert is_told.is_set()
+
+
 def test_threads_get_their_own_answers(both: Joined) -> None:
     session, far = both
     far.replies[ms.Query] = lambda request: b"%d" % request.id

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 import weakref
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from openqwave.client.deliveries import Deliveries
@@ -224,7 +224,7 @@ class Connection:
             with self._lock:
                 is_reader = self._reader is None or self._reader is slot
                 if is_reader:
-                    self._reader = slot
+                    self._reader, slot.gate = slot, None
                 elif slot.gate is None:
                     slot.gate = SimpleQueue()
                 if slot.answer is not NOTHING:
@@ -234,21 +234,12 @@ class Connection:
                 # Not waiting for other threads': they may wait for this one to read.
                 self._deliveries.hand_over()
             elif slot.gate is not None:
-                self._follow(slot, slot.gate, patience_s)
+                # Whoever reads lets others read when it has its answer, or no patience any more.
+                slot.gate.get()
             patience_s = max(0.0, until_s - time.monotonic())
         if self._reader is slot:
             with self._lock:
                 self._stop_reading(slot)
-
-    def _follow(self, slot: Slot[Any], gate: SimpleQueue[None], patience_s: float | None) -> None:
-        """Wait until the thread that reads has something for this one."""
-        try:
-            gate.get(timeout=self._patience_s if patience_s is None else patience_s)
-        except Empty:
-            with self._lock:
-                # Unless the process was stopped for so long, and the answer is there.
-                if slot.answer is NOTHING and not is_readable(self._sock, 0):
-                    self._break_off(self._hang())
 
     def _read(self, reader: object, patience_s: float | None) -> None:
         """Take one packet in and do what it says; then another thread may read.
@@ -258,11 +249,10 @@ class Connection:
             patience_s: How long to wait; None for as long as the socket itself does.
         """
         trouble = ""
-        inbox = self._under_way.inbox
         try:
             if patience_s is None or is_readable(self._sock, patience_s):
                 # In one step of the interpreter: Ctrl-C comes before it, or after.
-                inbox.extend(map(self._sock.recv, _ONE_PACKET))
+                self._under_way.inbox.extend(map(self._sock.recv, _ONE_PACKET))
             else:
                 trouble = self._hang()
         except BlockingIOError:
@@ -333,10 +323,13 @@ class Connection:
             if self._under_way.leave(slot):
                 self._deliveries.add(self._overtake)
             self._stop_reading(slot)
-            if self._under_way.expects_more or self._deliveries:
-                # Where there is no thread, whoever asks next comes to it.
-                with contextlib.suppress(RuntimeError):
+            # Where there is no thread, whoever asks next comes to it.
+            with contextlib.suppress(RuntimeError):
+                if self._under_way.expects_more:
                     self._attend()
+                if self._deliveries:
+                    # Not by the connection's own, which may be reading.
+                    _thread(self._deliveries.hand_over).start()
 
     def _withdraw(self, request_id: int) -> None:
         """Cancel a pending request that nobody knows of."""
@@ -355,8 +348,7 @@ class Connection:
         self._wake_background()
         if self._background is not None:
             return
-        thread = threading.Thread(target=self._run, name="openqwave-answers", daemon=True)
-        self._background = thread
+        thread = self._background = _thread(self._run)
         try:
             # Ctrl-C ends the wait for the thread's first word, and not the thread.
             thread.start()
@@ -374,21 +366,29 @@ class Connection:
             while True:
                 self._deliveries.hand_over()
                 with self._lock:
-                    if not (self._under_way.expects_more or self._deliveries):
+                    if self._deliveries:
+                        continue
+                    if not self._under_way.expects_more:
                         self._background = None
                         return
-                    is_reader = self._reader is None or self._reader is self
+                    # Calls that wait come first: they have less patience.
+                    calls = self._under_way.slots.values()
+                    is_reader = self._reader in (None, self) and not any(c.gate for c in calls)
                     if is_reader:
                         self._reader = self
                 if is_reader:
                     self._read(self, None)
-                elif not self._deliveries:
+                else:
                     self._gate.get()
         finally:
             with self._lock:
                 if self._background is threading.current_thread():
                     self._background = None
                 self._stop_reading(self)
+
+
+def _thread(work: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=work, name="openqwave-answers", daemon=True)
 
 
 _live: Final[weakref.WeakSet[Connection]] = weakref.WeakSet()

@@ -80,7 +80,10 @@ class Deliveries:
     def _wait(self) -> None:
         me = threading.get_ident()
         with self._lock:
-            others = [one for one in self._under_way if one.thread != me]
+            others = list(self._under_way)
+        if any(one.thread == me for one in others):
+            # A callback's call: two of them would wait for each other.
+            return
         for delivery in others:
             if not delivery.is_over.wait(_PATIENCE_S):
                 # Nobody else waits for it.
