@@ -107,9 +107,10 @@ class FarEnd:
         while True:
             space = socket.CMSG_SPACE(ms.MAX_DESCRIPTORS * 4)
             try:
-                data, ancillary, _, _ = self._sock.recvmsg(ms.MAX_REQUEST_BYTES + 1, space)
+                data, ancillary, flags, _ = self._sock.recvmsg(ms.MAX_REQUEST_BYTES + 1, space)
             except OSError:
-                data, ancillary = b"", []
+                data, ancillary, flags = b"", [], 0
+            assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
             if not data:
                 with self._changed:
                     self.flows.clear()

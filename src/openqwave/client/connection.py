@@ -366,8 +366,6 @@ class Connection:
             while True:
                 self._deliveries.hand_over()
                 with self._lock:
-                    if self._deliveries:
-                        continue
                     if not self._under_way.expects_more:
                         self._background = None
                         return
