@@ -44,7 +44,7 @@ from tests.unit.joined_ends import (
     take_packet,
 )
 
-LIMITS = serving.PeerLimits(outstanding=3, pause_bytes=150, queue_bytes=900)
+LIMITS = serving.PeerLimits(outstanding=2, pause_bytes=150, queue_bytes=900)
 # Of the longest packets that are made here: a refusal for too many requests, a farewell.
 LONGEST_BYTES = 300
 ENDS = (asking.Answered, asking.Refusing)
@@ -59,7 +59,18 @@ Steps: TypeAlias = list[tuple[str, int]]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["hello", "welcome", "ask", "receive", "answer", "refuse", "postpone", "send", "hear"]
+            [
+                "hello",
+                "welcome",
+                "ask",
+                "ask",
+                "receive",
+                "answer",
+                "refuse",
+                "postpone",
+                "send",
+                "hear",
+            ]
         ),
         st.integers(0, 99),
     ),
@@ -290,10 +301,21 @@ class Ends(RuleBasedStateMachine):
     # -- what ends it all -----------------------------------------------------------------
 
     @precondition(lambda self: self.is_welcomed and self.answer_count)
-    @rule(steps=STEPS, number=IDS)
-    def ask_to_close(self, steps: Steps, number: int) -> None:
+    @rule(steps=STEPS, number=IDS, is_done_first=st.booleans())
+    def ask_to_close(self, steps: Steps, number: int, is_done_first: bool) -> None:
         self.go_on(steps)
         self._ask(ms.Close(number))
+        if not is_done_first:
+            return
+        while self.to_service:
+            self._all_is_heard()
+            self.receive()
+        for message in list(self.at_service.values()):
+            if isinstance(message, ms.Close):
+                del self.at_service[message.id]
+                self._end(message, is_refused=False)
+                self._service_events()
+        self._all_is_heard()
 
     @precondition(lambda self: self.has_welcomed and self.answer_count)
     @rule(steps=STEPS)
