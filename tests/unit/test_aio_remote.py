@@ -19,7 +19,7 @@ from openqwave.client.remote import RemoteSession
 from openqwave.ipc import messages as ms
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from tests.unit.far_end import PATIENCE_S, FarEnd, Reply, joined
+from tests.unit.far_end import PATIENCE_S, FarEnd, joined
 from tests.unit.loopback import Bench
 from tests.unit.places import place, subsystem
 from tests.unit.test_client_remote import await_no_thread
@@ -224,15 +224,20 @@ def test_a_timeout_withdraws(stage: Stage) -> None:
 def test_a_notice_in_the_moment_of_the_timeout_wins(stage: Stage) -> None:
     stage.far.replies[ms.Notify] = "pending"
 
-    def cancel(request: ms.Request) -> Reply:
-        assert isinstance(request, ms.Cancel)
-        # It has completed, and the program is told of that after it is refused.
-        stage.far.refuse(request.id, LATE)
-        stage.far.answer(request.request)
-        return None
+    stage.far.replies[ms.Cancel] = LATE
 
-    stage.far.replies[ms.Cancel] = cancel
-    run(lambda: stage.flow.wait_congested(0.01))
+    async def body() -> None:
+        waiting = asyncio.create_task(stage.flow.wait_congested(0.01))
+        await until(lambda: len(stage.far.asked) == 2)
+        notify, cancel = stage.far.asked
+        assert isinstance(cancel, ms.Cancel)
+        # It has completed, which the program is told after this was refused; the loop goes on.
+        await asyncio.sleep(0.005)
+        assert not waiting.done()
+        stage.far.answer(notify.id)
+        await waiting
+
+    run(body)
 
 
 def test_a_handle_that_is_lost_while_tasks_wait(stage: Stage) -> None:

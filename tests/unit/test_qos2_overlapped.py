@@ -225,6 +225,26 @@ def test_event_closed_while_pending_is_no_harm(w: World) -> None:
     assert WaitForSingleObject(bystander, 0) == WAIT_TIMEOUT
 
 
+def test_an_operation_is_cancelled_on_its_own_handle_alone(w: World) -> None:
+    # By contract: "not a pending operation of this handle: ERROR_INVALID_PARAMETER". What each of
+    # the two handles calls its operation is the same: they have done the same.
+    handles = w.new_handle(), w.new_handle()
+    flows, pending = [], []
+    for handle in handles:
+        sock = w.udp()
+        sock.connect((MEASURED, 9))
+        flows.append(w.flow(handle, sock, None, 0))
+    for handle, flow in zip(handles, flows, strict=True):
+        pending.append(w.pending(handle, flow, QOSNotifyCongested))
+    for handle, overlapped in zip(handles, reversed(pending), strict=True):
+        SetLastError(0)
+        assert not QOSCancel(handle, byref(overlapped))
+        assert GetLastError() == ERROR_INVALID_PARAMETER
+    assert not any(HasOverlappedIoCompleted(byref(overlapped)) for overlapped in pending)
+    for handle, overlapped in zip(handles, pending, strict=True):
+        assert QOSCancel(handle, byref(overlapped))
+
+
 def test_cancel_completes_in_the_normal_way(w: World) -> None:
     overlapped = w.pending(w.handle, w.measured, QOSNotifyCongested)
     SetLastError(5)
