@@ -226,26 +226,22 @@ def test_event_closed_while_pending_is_no_harm(w: World) -> None:
 
 
 def test_an_operation_is_cancelled_on_its_own_handle_alone(w: World) -> None:
-    # By contract: "not a pending operation of this handle: ERROR_INVALID_PARAMETER". What each of
-    # the two handles calls its operation can be the same: some of these are.
-    handles = w.new_handle(), w.new_handle()
-    flows = []
-    for handle in handles:
+    # By contract: "not a pending operation of this handle: ERROR_INVALID_PARAMETER". What the two
+    # handles call their operations are numbers, and some of them are the same.
+    one, two = handles = w.new_handle(), w.new_handle()
+    flows: list[tuple[int, int]] = []
+    for handle in handles * 6:
         sock = w.udp()
         sock.connect((MEASURED, 9))
-        flows.append(w.flow(handle, sock, None, 0))
-    first = w.pending(handles[0], flows[0], QOSNotifyCongested)
-    for _ in range(8):
-        # A number further each time.
-        other = w.pending(handles[1], flows[1], QOSNotifyCongested)
-        for handle, overlapped in ((handles[0], other), (handles[1], first)):
-            SetLastError(0)
-            assert not QOSCancel(handle, byref(overlapped))
-            assert GetLastError() == ERROR_INVALID_PARAMETER
-            assert not HasOverlappedIoCompleted(byref(first))
-            assert not HasOverlappedIoCompleted(byref(other))
-        assert QOSCancel(handles[1], byref(other))
-    assert QOSCancel(handles[0], byref(first))
+        flows.append((handle, w.flow(handle, sock, None, 0)))
+    pending = [(handle, w.pending(handle, flow, QOSNotifyCongested)) for handle, flow in flows]
+    for handle, overlapped in pending:
+        SetLastError(0)
+        assert not QOSCancel(one if handle == two else two, byref(overlapped))
+        assert GetLastError() == ERROR_INVALID_PARAMETER
+    assert not any(HasOverlappedIoCompleted(byref(overlapped)) for _, overlapped in pending)
+    for handle, overlapped in pending:
+        assert QOSCancel(handle, byref(overlapped))
 
 
 def test_cancel_completes_in_the_normal_way(w: World) -> None:
