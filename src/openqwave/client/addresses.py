@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
 from openqwave.model.codes import ErrorCode
-from openqwave.model.endpoint import Endpoint
+from openqwave.model.endpoint import Endpoint, endpoint_at
 from openqwave.model.errors import Refusal
 
 Host: TypeAlias = "str | IPv4Address | IPv6Address"
@@ -15,9 +15,6 @@ Host: TypeAlias = "str | IPv4Address | IPv6Address"
 # As `socket.connect` takes them: (host, port), for IPv6 also (host, port, flow
 # information, scope id), of which the flow information is ignored.
 Address: TypeAlias = "tuple[Host, int] | tuple[Host, int, int, int]"
-
-_MAX_PORT = 65_535
-_MAX_SCOPE_ID = (1 << 32) - 1
 
 
 def endpoint_of(address: Address) -> Endpoint | Refusal:
@@ -36,9 +33,7 @@ def endpoint_of(address: Address) -> Endpoint | Refusal:
         scope_id = rest[1] if len(rest) == 2 else _scope_in(ip)
         if len(rest) not in (0, 2) or not all(isinstance(n, int) for n in (port, scope_id)):
             raise ValueError("expected (host, port) or (host, port, flowinfo, scope_id)")
-        if not (0 <= port <= _MAX_PORT and 0 <= scope_id <= _MAX_SCOPE_ID):
-            raise ValueError("the port or the scope id is out of range")
-        return Endpoint(ip.packed, port, scope_id)
+        return endpoint_at(ip, port, scope_id)
     except (OSError, TypeError, ValueError) as error:
         return Refusal(
             ErrorCode.ERROR_INVALID_PARAMETER,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from openqwave.client.packets import READ_BYTES, send_packet, set_patience
-from openqwave.client.whereabouts import NoService
+from openqwave.client.whereabouts import NoService, words_of
 from openqwave.ipc.asking import ClientEnd, Farewelled, Welcomed
 from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.messages import Welcome
@@ -53,7 +53,7 @@ def dial(path: str, patience_s: float = CONNECT_PATIENCE_S) -> Dialled | NoServi
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
-        return NoService(f"there is no socket for the service to be had ({_words(error)})")
+        return NoService(f"there is no socket for the service to be had ({words_of(error)})")
     kept = False
     try:
         set_patience(sock, patience_s)
@@ -76,7 +76,7 @@ def _greet(sock: socket.socket, path: str, patience_s: float) -> Dialled | NoSer
     except ProtocolError as error:
         return NoService(f"the service at {path} cannot be understood: {error.reason}")
     except (OSError, ValueError) as error:
-        return NoService(f"no service answers at {path} ({_words(error)})")
+        return NoService(f"no service answers at {path} ({words_of(error)})")
     match end.next_event():
         case Welcomed(welcome):
             return Dialled(sock, end, welcome, path)
@@ -86,10 +86,6 @@ def _greet(sock: socket.socket, path: str, patience_s: float) -> Dialled | NoSer
             return NoService(f"the service at {path} said: {refusal.detail}")
         case _:
             return NoService(f"the service at {path} did not say welcome")
-
-
-def _words(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def program_name() -> str:

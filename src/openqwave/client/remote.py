@@ -29,7 +29,7 @@ from openqwave.ipc.values import (
     rate_of,
 )
 from openqwave.model.errors import Refusal
-from openqwave.runtime.pending import Pending
+from openqwave.runtime.pending import Pending, finish
 from openqwave.subsystem.requests import Question
 
 if TYPE_CHECKING:
@@ -199,13 +199,7 @@ class RemoteSession:
 
     def finish(self, result: _T | Refusal | Pending) -> _T | Refusal:
         """The result, waited for; a program that is interrupted leaves no request behind."""
-        if not isinstance(result, Pending):
-            return result
-        try:
-            return cast("_T | Refusal", result.future.result())
-        except BaseException:
-            self.cancel(result.request_id)
-            raise
+        return finish(result, self.cancel)
 
     def start_tracking(self, host: Endpoint | Refusal) -> Refusal | None:
         """Take an interest in the path to a host."""

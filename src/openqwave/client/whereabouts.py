@@ -38,6 +38,10 @@ def look(path: str) -> NoService | None:
     try:
         os.stat(path)
     except (OSError, ValueError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
-        return NoService(f"no service answers at {path} ({why})")
+        return NoService(f"no service answers at {path} ({words_of(error)})")
     return None
+
+
+def words_of(error: Exception) -> str:
+    """What the kernel says of an error, without its number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

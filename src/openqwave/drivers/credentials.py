@@ -14,7 +14,7 @@ from openqwave.admission.rights import Credentials
 
 # linux/capability.h: version 3 uses two 32-bit words for each set.
 _CAPABILITY_VERSION_3 = 0x20080522
-_CAP_NET_ADMIN = 12
+CAP_NET_ADMIN = 12
 
 
 class _Header(ctypes.Structure):
@@ -38,22 +38,18 @@ def _has_net_admin() -> bool:
     if _libc.capget(ctypes.byref(header), ctypes.byref(words)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    return bool(words[0].effective & 1 << _CAP_NET_ADMIN)
+    return bool(words[0].effective & 1 << CAP_NET_ADMIN)
 
 
-def _group_names(gids: list[int]) -> frozenset[str]:
-    names = set()
-    for gid in gids:
-        try:
-            names.add(grp.getgrgid(gid).gr_name)
-        except KeyError:
-            # A group without a name cannot be the one that a policy names.
-            continue
-    return frozenset(names)
+def group_name(gid: int) -> str:
+    """A group's name; empty for one without, which cannot be the one that a policy names."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return ""
 
 
 def own_credentials() -> Credentials:
     """What the kernel says of the calling thread, now."""
-    return Credentials(
-        os.geteuid(), _has_net_admin(), _group_names([os.getegid(), *os.getgroups()])
-    )
+    names = frozenset(filter(None, map(group_name, (os.getegid(), *os.getgroups()))))
+    return Credentials(os.geteuid(), _has_net_admin(), names)

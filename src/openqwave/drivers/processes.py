@@ -137,6 +137,18 @@ class Process:
         self.close()
 
 
+def peer_ids(sock: socket.socket) -> tuple[int, int, int]:
+    """Pid, effective uid and gid of whoever connected, as the kernel wrote them down then.
+
+    Args:
+        sock: A connected AF_UNIX socket.
+    """
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return pid, uid, gid
+
+
 def process_of(sock: socket.socket) -> Process | None:
     """The process that connected.
 
@@ -149,8 +161,7 @@ def process_of(sock: socket.socket) -> Process | None:
     Raises:
         OSError: There is no descriptor left for it.
     """
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid: int = _UCRED.unpack(raw)[0]
+    pid = peer_ids(sock)[0]
     if pid <= 0:
         return None
     try:
@@ -176,10 +187,25 @@ def _error_of(code: int, pid: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
+def holds_capability(who: int | str, capability: int) -> bool:
+    """Is a capability in somebody's effective set?
+
+    Args:
+        who: A process, as /proc names it.
+        capability: Its number in linux/capability.h.
+
+    Raises:
+        OSError: There is no such process, or it may not be looked at.
+    """
+    status = Path(f"/proc/{who}/status").read_text(encoding="utf-8", errors="replace")
+    for line in status.splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & 1 << capability)
+    return False
+
+
 def refuse_tracing() -> str:
     """Why sockets of other users' processes cannot be reached; empty where they can."""
-    status = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace")
-    for line in status.splitlines():
-        if line.startswith("CapEff:") and int(line.split()[1], 16) & 1 << _CAP_SYS_PTRACE:
-            return ""
+    if holds_capability("thread-self", _CAP_SYS_PTRACE):
+        return ""
     return f"sockets of other users' processes cannot be reached without their help: {_WHAT_TO_DO}"

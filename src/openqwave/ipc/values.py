@@ -19,7 +19,7 @@ import msgspec
 
 from openqwave.ipc.errors import ProtocolError, reason_of
 from openqwave.ipc.messages import MAX_ANSWER_BYTES, FlowRow, PathRow, StatusRow, encode_packet
-from openqwave.model.endpoint import Endpoint
+from openqwave.model.endpoint import Endpoint, address_text
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import PacketPriority
 from openqwave.model.path import LinkType, PathFacts, PathStatus
@@ -153,8 +153,8 @@ def _path_value(status: PathStatus) -> _PathValue:
         scope_id=status.host.scope_id,
         interface=None if facts is None else facts.interface,
         interface_name="" if facts is None else facts.interface_name,
-        source="" if facts is None else _text(facts.source),
-        gateway="" if facts is None else _text(facts.gateway),
+        source="" if facts is None else address_text(facts.source),
+        gateway="" if facts is None else address_text(facts.gateway),
         mtu_bytes=0 if facts is None else facts.mtu_bytes,
         link_type="" if facts is None else facts.link_type.value,
         speed_bps=0 if facts is None else facts.speed_bps,
@@ -172,10 +172,6 @@ def _path_value(status: PathStatus) -> _PathValue:
         sent_bytes=status.sent_bytes,
         obstacle=status.obstacle,
     )
-
-
-def _text(packed: bytes) -> str:
-    return str(ip_address(packed)) if packed else ""
 
 
 def flow_id_page(ids: Sequence[int], after: int = 0) -> bytes:

@@ -8,12 +8,22 @@ its packets are IPv4 packets. `Endpoint.unmapped` says which they will be.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from openqwave.model.value import value
 
 # RFC 4291 section 2.5.5.2: ten bytes of zero, two of ones, then the IPv4 address.
 MAPPED_PREFIX = bytes(10) + b"\xff\xff"
+
+
+# Ports are 16 bits on the wire; interface indices 32 in a sockaddr_in6.
+_MAX_PORT = 65_535
+_MAX_SCOPE_ID = (1 << 32) - 1
+
+
+def address_text(packed: bytes) -> str:
+    """A packed address as people write it; empty for none."""
+    return str(ip_address(packed)) if packed else ""
 
 
 @value
@@ -78,3 +88,14 @@ class Endpoint:
             return f"{self.address}:{self.port}"
         scope = f"%{self.scope_id}" if self.scope_id else ""
         return f"[{self.address}{scope}]:{self.port}"
+
+
+def endpoint_at(ip: IPv4Address | IPv6Address, port: int, scope_id: int) -> Endpoint:
+    """An endpoint from its parts.
+
+    Raises:
+        ValueError: The port or the scope id is out of range.
+    """
+    if not (0 <= port <= _MAX_PORT and 0 <= scope_id <= _MAX_SCOPE_ID):
+        raise ValueError("the port or the scope id is out of range")
+    return Endpoint(ip.packed, port, scope_id)

@@ -23,7 +23,7 @@ from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals, Unmeasurable
 from openqwave.model.flow import PacketPriority
 from openqwave.model.path import PathFacts, PathStatus
-from openqwave.runtime.pending import Pending
+from openqwave.runtime.pending import Pending, finish
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.destinations import refuse_host
 
@@ -214,13 +214,7 @@ class Session:
 
     def finish(self, result: _T | Refusal | Pending) -> _T | Refusal:
         """The result, waited for; a program that is interrupted leaves no request behind."""
-        if not isinstance(result, Pending):
-            return result
-        try:
-            return cast("_T | Refusal", result.future.result())
-        except BaseException:
-            self.cancel(result.request_id)
-            raise
+        return finish(result, self.cancel)
 
     def start_tracking(self, host: Endpoint | Refusal) -> Refusal | None:
         """Take an interest in the path to a host."""

@@ -17,17 +17,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import grp
 import os
 import pwd
 import socket
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwave.admission.rights import Credentials
+from openqwave.drivers import credentials
+from openqwave.drivers.processes import holds_capability, peer_ids
 from openqwave.drivers.sockets import own_namespace
 
 if TYPE_CHECKING:
@@ -39,12 +39,10 @@ _GID_BYTES = 4
 # Nearly everybody is in fewer.
 _USUAL_GROUPS = 256
 
-_UCRED = struct.Struct("3i")
-
 _getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
 
-# linux/capability.h.
-_CAP_NET_ADMIN = 12
+# More users and groups than a host has, nearly always.
+_REMEMBERED_NAMES = 1_024
 
 # A namespace that is certainly not the service's own; cookies count up from 1.
 _STRANGE_NAMESPACE = (1 << 64) - 1
@@ -60,7 +58,7 @@ class Identity:
         gids: Its groups.
         has_net_admin: It has CAP_NET_ADMIN here.
         program: What its process is called.
-        namespace: Its network namespace; 0 for the service's own, as far as can be told.
+        namespace: Its network namespace, as far as can be told; 0 where nothing can.
     """
 
     pid: int
@@ -81,8 +79,7 @@ def identify(sock: socket.socket, process: Process | None) -> Identity:
     Raises:
         OSError: The kernel does not say.
     """
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, gid = _UCRED.unpack(raw)
+    pid, uid, gid = peer_ids(sock)
     gids = {gid, *_groups_of(sock)}
     has_net_admin, program, namespace = False, "", 0
     if process is not None:
@@ -94,20 +91,17 @@ def identify(sock: socket.socket, process: Process | None) -> Identity:
 
 def credentials_of(identity: Identity) -> Credentials:
     """What rights are judged by."""
-    names = frozenset(name for gid in identity.gids if (name := group_name(gid)))
+    names = frozenset(filter(None, map(group_name, identity.gids)))
     return Credentials(identity.uid, identity.has_net_admin, names)
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=_REMEMBERED_NAMES)
 def group_name(gid: int) -> str:
     """A group's name; empty for one without."""
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return ""
+    return credentials.group_name(gid)
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=_REMEMBERED_NAMES)
 def user_name(uid: int) -> str:
     """A user's name, or the number of one without."""
     try:
@@ -139,14 +133,10 @@ def _has_net_admin(pid: int) -> bool:
     try:
         if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
             return False
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        return holds_capability(pid, credentials.CAP_NET_ADMIN)
     except OSError:
         # What may not be looked at has no rights that could be seen.
         return False
-    for line in status.splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) & 1 << _CAP_NET_ADMIN)
-    return False
 
 
 def _program(pid: int) -> str:

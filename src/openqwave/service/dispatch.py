@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from openqwave.ipc import messages as ms
 from openqwave.model.codes import ErrorCode
-from openqwave.model.endpoint import Endpoint
+from openqwave.model.endpoint import endpoint_at
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
 from openqwave.runtime.pending import Pending
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from openqwave.drivers.sockets import SocketLike
+    from openqwave.model.endpoint import Endpoint
     from openqwave.runtime.session import FlowAnswer, Session
-
-_MAX_PORT = 65_535
-_MAX_SCOPE_ID = (1 << 32) - 1
 
 # What no process has as a file number: stands for a socket that did not come.
 NO_SOCKET = -1
@@ -60,12 +58,9 @@ def _member(members: dict[_K, _E], number: _K, what: str) -> _E:
 
 def _endpoint(address: str, port: int, scope_id: int) -> Endpoint | Refusal:
     try:
-        ip = ip_address(address)
-        if not (0 <= port <= _MAX_PORT and 0 <= scope_id <= _MAX_SCOPE_ID):
-            raise ValueError("the port or the scope id is out of range")
+        return endpoint_at(ip_address(address), port, scope_id)
     except ValueError as error:
         return Refusal(ErrorCode.ERROR_INVALID_PARAMETER, f"no destination: {error}")
-    return Endpoint(ip.packed, port, scope_id)
 
 
 def _add_socket(session: Session, message: ms.AddSocket, sock: SocketLike) -> Outcome:

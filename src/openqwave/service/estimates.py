@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from openqwave.model.endpoint import Endpoint
+from openqwave.model.endpoint import Endpoint, address_text
 from openqwave.model.estimates import Fundamentals, PathView
 from openqwave.model.value import value
 from openqwave.service.estimatefile import MOST, EstimateFile, NotOurs, Row, Way
@@ -336,13 +336,9 @@ def _way_of(facts: PathFacts) -> Way:
     return Way(
         str(facts.host.address),
         facts.interface_name,
-        _text(facts.source),
-        _text(facts.gateway),
+        address_text(facts.source),
+        address_text(facts.gateway),
     )
-
-
-def _text(packed: bytes) -> str:
-    return str(ip_address(packed)) if packed else ""
 
 
 def _packed(text: str) -> bytes:

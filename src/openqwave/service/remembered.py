@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import socket
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from openqwave.ipc.rows import PathRow
+from openqwave.model.endpoint import address_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +60,8 @@ def remembered_row(one: Remembered, host: Endpoint) -> PathRow:
     return PathRow(
         host=f"{host.address}{scope}",
         interface=one.interface_name,
-        source=str(ip_address(one.source)) if one.source else "",
-        gateway=str(ip_address(one.gateway)) if one.gateway else None,
+        source=address_text(one.source),
+        gateway=address_text(one.gateway) or None,
         link_type=one.link_type,
         on_link=not one.gateway,
         capacity_bps=known.bottleneck_bps,

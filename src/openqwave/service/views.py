@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from openqwave.ipc.messages import (
@@ -29,6 +28,7 @@ from openqwave.ipc.messages import (
     SocketRow,
     StatusRow,
 )
+from openqwave.model.endpoint import address_text
 from openqwave.model.flow import Transport
 from openqwave.subsystem.flows import Marking
 
@@ -239,8 +239,8 @@ def path_row(view: PathOverview) -> PathRow:
     return PathRow(
         host=host_text(status.host, facts),
         interface="" if facts is None else facts.interface_name,
-        source="" if facts is None or not facts.source else str(ip_address(facts.source)),
-        gateway=None if facts is None or not facts.gateway else str(ip_address(facts.gateway)),
+        source="" if facts is None else address_text(facts.source),
+        gateway=None if facts is None else address_text(facts.gateway) or None,
         link_type="" if facts is None else facts.link_type.value,
         on_link=facts is not None and facts.is_on_link,
         capacity_bps=known.bottleneck_bps,
