@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -32,6 +33,7 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.estimates import Congestion
 from openqwave.service import access
 from openqwave.service import server as server_module
+from tests.conftest import open_descriptors
 from tests.unit.driven import endpoint, view
 from tests.unit.loopback import options_of
 from tests.unit.own_service import OwnService, own_service
@@ -228,6 +230,26 @@ def test_who_says_nothing_is_put_out(service: OwnService, monkeypatch: pytest.Mo
     assert service.server.incidents.counts["connections without a word"] == 1
     silent.close()
     talking.close()
+
+
+def held_processes() -> int:
+    """How many processes this one holds by their pidfds."""
+    return sum("pidfd" in what for what in open_descriptors().values())
+
+
+def test_of_who_cannot_be_identified_nothing_is_kept(
+    service: OwnService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, "no memory")
+
+    before = held_processes()
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "identify", fail)
+        assert Client(service.path, says_hello=False).is_closed()
+    until(lambda: held_processes() == before)
+    assert service.server.incidents.counts["connections that failed"] == 1
+    Client(service.path).close()
 
 
 @pytest.mark.parametrize(("connections", "is_user"), [(2, False), (8_192, True)])

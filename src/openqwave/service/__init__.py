@@ -4,6 +4,7 @@
 `daemon`        everything put together: the program
 `server`        the loop that serves all clients, in one thread
 `peers`         one connection, and `surroundings`: what that needs of the server
+`owners`        the processes at the other ends
 `turns`         whose packet is read next
 `dispatch`      from a request to a call on a session
 `access`        who a client is, in the kernel's words

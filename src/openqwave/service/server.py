@@ -27,19 +27,20 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from openqwave.drivers.processes import Process, process_of
 from openqwave.drivers.readiness import Wake
 from openqwave.ipc.serving import PeerLimits
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.access import identify
 from openqwave.service.incidents import Incidents
+from openqwave.service.owners import Owners
 from openqwave.service.peers import Peer
 from openqwave.service.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from openqwave.drivers.processes import Process
     from openqwave.drivers.reaching import ReachableSockets
     from openqwave.ipc import messages as ms
     from openqwave.runtime.pending import Result
@@ -122,8 +123,6 @@ class Server:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._peers: dict[int, Peer] = {}
         self._of_handle: dict[int, Peer] = {}
-        self._processes: dict[int, tuple[Process, set[Peer]]] = {}
-        self._by_pidfd: dict[int, int] = {}
         self._connections_of: dict[int, int] = {}
         self._turns: Turns[Peer] = Turns()
         self._completed: deque[tuple[Peer, int, Result]] = deque()
@@ -135,6 +134,7 @@ class Server:
         self._debts_due_s = _NEVER_S
         self._ticks = 0
         self._epoll = select.epoll()
+        self._owners = Owners(self._epoll)
         self._epoll.register(self._wake.fd, select.EPOLLIN)
         for number, listener in self._listeners.items():
             listener.setblocking(False)
@@ -259,8 +259,8 @@ class Server:
             self._wake.take()
             while self._orders:
                 self._orders.popleft()()
-        elif number in self._by_pidfd:
-            self._bury(self._by_pidfd[number])
+        else:
+            self._bury(number)
 
     def _settle(self, peer: Peer) -> None:
         """After something was done with a connection: close it, or watch it again."""
@@ -304,8 +304,13 @@ class Server:
     def _welcome(self, sock: socket.socket) -> None:
         """Take a connection in, or turn it away."""
         sock.setblocking(False)
-        process = self._take_hold(sock)
-        identity = identify(sock, process)
+        process = self._owners.take_hold(sock)
+        try:
+            identity = identify(sock, process)
+        except OSError:
+            if process is not None:
+                self._owners.let_go(process)
+            raise
         peer = Peer(sock, identity, process, self, now_ns=time.monotonic_ns())
         number, uid = sock.fileno(), identity.uid
         of_user = self._connections_of.get(uid, 0)
@@ -320,46 +325,14 @@ class Server:
                 )
             )
             peer.close()
-            self._let_go(process, None)
+            if process is not None:
+                self._owners.let_go(process)
             return
         self._epoll.register(number, _ONCE)
         self._peers[number] = peer
         self._connections_of[uid] = of_user + 1
         if process is not None:
-            self._processes[process.pid][1].add(peer)
-
-    def _take_hold(self, sock: socket.socket) -> Process | None:
-        """The process at the other end; one for all its connections."""
-        process = process_of(sock)
-        if process is None:
-            return None
-        known = self._processes.get(process.pid)
-        if known is not None and known[0].is_alive():
-            process.close()
-            return known[0]
-        if known is not None:
-            self._bury(process.pid)
-        self._processes[process.pid] = process, set()
-        self._by_pidfd[process.fileno()] = process.pid
-        self._epoll.register(process.fileno(), select.EPOLLIN)
-        return process
-
-    def _let_go(self, process: Process | None, peer: Peer | None) -> None:
-        known = None if process is None else self._processes.get(process.pid)
-        if process is None or known is None or known[0] is not process:
-            return
-        if peer is not None:
-            known[1].discard(peer)
-        if not known[1]:
-            del self._processes[process.pid]
-            del self._by_pidfd[process.fileno()]
-            self._epoll.unregister(process.fileno())
-            process.close()
-
-    def _bury(self, pid: int) -> None:
-        """A process has ended: so have its handles, whoever holds copies of its connections."""
-        for peer in list(self._processes[pid][1]):
-            self._close(peer)
+            self._owners.add(process, peer)
 
     def _close(self, peer: Peer) -> None:
         number = peer.sock.fileno()
@@ -374,7 +347,18 @@ class Server:
         with contextlib.suppress(OSError):
             self._epoll.unregister(number)
         peer.close()
-        self._let_go(peer.process, peer)
+        if peer.process is not None:
+            self._owners.let_go(peer.process, peer)
+
+    def _bury(self, number: int) -> None:
+        """A process has ended: so have its handles, whoever holds copies of its connections."""
+        found = self._owners.find(number)
+        if found is not None:
+            process, peers = found
+            for peer in peers:
+                self._close(peer)
+            # One that never had a connection is held by nobody else.
+            self._owners.let_go(process)
 
     # -- once a second ------------------------------------------------------------------
 
