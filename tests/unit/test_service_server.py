@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,7 @@ from openqwave.ipc.asking import (
     Refusing,
     Welcomed,
 )
+from openqwave.ipc.serving import PeerLimits
 from openqwave.model.codes import ErrorCode
 from openqwave.model.estimates import Congestion
 from openqwave.service import access
@@ -369,6 +371,37 @@ def test_notices_come_by_themselves(service: OwnService, udp: socket.socket) -> 
         ErrorCode.ERROR_OPERATION_ABORTED,
     )
     client.close()
+
+
+def test_who_reads_nothing_is_counted_when_notices_pile_up(service: OwnService) -> None:
+    service.server.limits = replace(
+        service.server.limits, peer=PeerLimits(pause_bytes=100, queue_bytes=400)
+    )
+    client = Client(service.path)
+    service.runtime.receive_path_view(HERE, view())
+    with ExitStack() as stack:
+        for _ in range(20):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.connect(("127.0.0.1", 9))
+            flow = client.add(sock, is_adaptive=True)
+            request = ms.Notify(client.end.next_id(), flow, 0, None)
+            assert client.ask(request) == Postponed(request.id)
+        client.sock.setblocking(False)
+        (peer,) = service.server.peers()
+
+        def is_backed_up() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    client.send(ms.Check(client.end.next_id()))
+            return not peer.wants_to_read
+
+        until(is_backed_up)
+        service.runtime.tell(
+            lambda engine, now_ns: engine.receive_congestion(HERE, Congestion(True), now_ns=now_ns)
+        )
+        until(lambda: peer_count(service) == 0)
+        assert service.server.incidents.counts["protocol violation"] == 1
+        assert flow_count(service) == 0
 
 
 def test_a_request_that_is_not_pending_cannot_be_cancelled(service: OwnService) -> None:

@@ -290,6 +290,8 @@ class Peer:
             _let_go(kept)
         if not self.is_over:
             self._answer(request_id, result)
+            # It may be one more than the peer has room for.
+            self._take_events(())
             self.write()
 
     def lose(self) -> None:
