@@ -67,7 +67,7 @@ class Owners:
             known[1].discard(peer)
         if not known[1]:
             del self._known[number]
-            if self._newest[process.pid] == number:
+            if self._newest.get(process.pid) == number:
                 del self._newest[process.pid]
             self._epoll.unregister(number)
             process.close()
