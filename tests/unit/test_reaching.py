@@ -847,6 +847,7 @@ def test_nothing_is_fetched_while_closing_is_jammed(
 ) -> None:
     cookie = add(reachable, pass_(sockets.make("udp4"), own))
     monkeypatch.setattr(closing, "_MOST_WAITING", -1)
+    monkeypatch.setattr(closing, "_STUCK_S", -1)
     with pytest.raises(OutOfReach, match="cannot be closed"):
         reachable.borrow(cookie)
 

@@ -18,12 +18,15 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from queue import Empty, SimpleQueue
 
 # Each descriptor whose close never ends takes one thread for good.
 _MOST_THREADS = 8
-# More than this in the queue, and the threads are stuck: an honest close takes microseconds.
+# More than this in the queue is many, and where not one was closed for so long, the threads are
+# stuck: an honest close takes microseconds, however many somebody passes.
 _MOST_WAITING = 64
+_STUCK_S = 0.1
 # A thread that had nothing to close for so long ends.
 _IDLE_S = 5.0
 
@@ -42,6 +45,7 @@ class Closer:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._open_count = 0
+        self._closed_s = float("-inf")
 
     @property
     def open_count(self) -> int:
@@ -51,7 +55,7 @@ class Closer:
     @property
     def is_jammed(self) -> bool:
         """Do descriptors pile up, because some cannot be closed?"""
-        return self._open_count > _MOST_WAITING
+        return self._open_count > _MOST_WAITING and time.monotonic() - self._closed_s > _STUCK_S
 
     def close(self, number: int) -> bool:
         """Have a descriptor closed soon.
@@ -90,6 +94,7 @@ class Closer:
                 os.close(number)
             with self._lock:
                 self._open_count -= 1
+                self._closed_s = time.monotonic()
 
 
 _closer = Closer()
