@@ -19,6 +19,7 @@ from dataclasses import replace
 import pytest
 
 from openqwave.admission.policy import Policy
+from openqwave.drivers import processes
 from openqwave.ipc import messages as ms
 from openqwave.ipc.asking import (
     Answered,
@@ -33,7 +34,6 @@ from openqwave.ipc.asking import (
 from openqwave.ipc.serving import PeerLimits
 from openqwave.model.codes import ErrorCode
 from openqwave.model.estimates import Congestion
-from openqwave.service import access
 from openqwave.service import server as server_module
 from tests.conftest import open_descriptors
 from tests.unit.driven import endpoint, view
@@ -239,16 +239,20 @@ def held_processes() -> int:
     return sum("pidfd" in what for what in open_descriptors().values())
 
 
+@pytest.mark.parametrize("question", ["peer_ids", "identify"])
 def test_of_who_cannot_be_identified_nothing_is_kept(
-    service: OwnService, monkeypatch: pytest.MonkeyPatch
+    service: OwnService, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOBUFS, "no memory")
 
     before = held_processes()
     with monkeypatch.context() as patch:
-        patch.setattr(server_module, "identify", fail)
-        assert Client(service.path, says_hello=False).is_closed()
+        patch.setattr(f"openqwave.service.peers.{question}", fail)
+        client = Client(service.path, says_hello=False)
+        with contextlib.suppress(BrokenPipeError):
+            client.sock.send(client.end.hello())
+        assert client.is_closed()
     until(lambda: held_processes() == before)
     assert service.server.incidents.counts["connections that failed"] == 1
     Client(service.path).close()
@@ -261,9 +265,9 @@ def test_there_is_room_for_so_many(
     limits = service.server.limits
     service.server.limits = replace(limits, connections=connections, connections_per_user=2)
     if is_user:
-        identify = access.identify
+        peer_ids = processes.peer_ids
         monkeypatch.setattr(
-            server_module, "identify", lambda *given: replace(identify(*given), uid=1_234)
+            "openqwave.service.peers.peer_ids", lambda sock: (peer_ids(sock)[0], 1_234, 1_234)
         )
     first, second = Client(service.path), Client(service.path)
     third = Client(service.path, says_hello=False)

@@ -8,6 +8,7 @@ option asked for is SO_COOKIE, which tells at once whether it is the right socke
 
 from __future__ import annotations
 
+import array
 import ctypes
 import os
 import socket
@@ -17,6 +18,8 @@ from openqwave.drivers.closing import close_socket
 from openqwave.drivers.sockets import SO_COOKIE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from openqwave.drivers.processes import Process
 
 _getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
@@ -84,3 +87,17 @@ class LentSocket(socket.socket):
     def close(self) -> None:
         """Let go of the client's socket, without waiting for anything."""
         close_socket(self)
+
+
+def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """The descriptors that came with a packet, each open here now and the caller's to close.
+
+    Args:
+        ancillary: As `socket.socket.recvmsg` gives it.
+    """
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == _SOCKET and kind == socket.SCM_RIGHTS:
+            # What was cut off in the middle of a number was not opened.
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return tuple(found)

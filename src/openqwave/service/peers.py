@@ -19,7 +19,8 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from openqwave.drivers.closing import close_safely
-from openqwave.drivers.passing import LentSocket
+from openqwave.drivers.passing import LentSocket, descriptors_in
+from openqwave.drivers.processes import peer_ids
 from openqwave.drivers.sockets import own_namespace
 from openqwave.ipc import messages as ms
 from openqwave.ipc.serving import Asked, Opened, ServiceEnd, Violated
@@ -28,7 +29,7 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.runtime.pending import Pending
 from openqwave.runtime.session import Session
-from openqwave.service.access import credentials_of
+from openqwave.service.access import credentials_of, identify
 from openqwave.service.dispatch import NO_SOCKET, call, is_call
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ class Peer:
 
     Attributes:
         sock: The connection.
-        identity: Who is at the other end.
-        process: The process there, if it could be taken hold of.
+        pid: The process at the other end; 0 if it is not in this pid namespace.
+        uid: Its effective user.
+        process: It, if it could be taken hold of.
         program: What it calls itself.
         handle_id: Its handle; 0 before it has one.
         is_over: Nothing more comes of it, but what is queued to be sent.
@@ -80,14 +82,18 @@ class Peer:
     def __init__(
         self,
         sock: socket.socket,
-        identity: Identity,
         process: Process | None,
         around: Surroundings,
         *,
         now_ns: int,
     ) -> None:
+        """Take a connection in.
+
+        Raises:
+            OSError: The kernel does not say who is there.
+        """
         self.sock = sock
-        self.identity = identity
+        self.pid, self.uid, _ = peer_ids(sock)
         self.process = process
         self.program = ""
         self.handle_id = 0
@@ -96,11 +102,22 @@ class Peer:
         self._around = around
         self._end = ServiceEnd(around.peer_limits)
         self._session: Session | None = None
+        self._identity: Identity | None = None
         self._credentials: Credentials | None = None
         self._pending: dict[int, Pending] = {}
         self._kept: dict[int, list[LentSocket]] = {}
 
     # -- as the caller of its session -------------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        """Who is at the other end; once there is a handle.
+
+        More than pid and uid takes a look through /proc, which is spared for who never says hello.
+        """
+        if self._identity is None:
+            raise RuntimeError("nobody has said hello yet")
+        return self._identity
 
     def credentials(self) -> Credentials:
         """What rights are judged by: as they were when it connected."""
@@ -115,7 +132,7 @@ class Peer:
     @property
     def owner(self) -> int:
         """What the engine calls the process that owns the handle."""
-        return self.identity.pid or -self.sock.fileno()
+        return self.pid or -self.sock.fileno()
 
     # -- packets in ---------------------------------------------------------------------
 
@@ -143,7 +160,7 @@ class Peer:
                 self._around.note("out of descriptors", self, str(error))
             self.is_over = True
             return
-        descriptors = _descriptors_in(ancillary) if ancillary else ()
+        descriptors = descriptors_in(ancillary) if ancillary else ()
         if not data:
             _close_all(descriptors)
             if descriptors:
@@ -184,6 +201,12 @@ class Peer:
         return found
 
     def _open(self, hello: ms.Hello) -> None:
+        try:
+            self._identity = identify(self.sock, self.process)
+        except OSError as error:
+            self._around.note("connections that failed", self, str(error))
+            self.is_over = True
+            return
         self.program = hello.program
         handle_id = self._around.runtime.open_handle_for(self.owner)
         if isinstance(handle_id, Refusal):
@@ -362,14 +385,6 @@ class Peer:
             _let_go(kept)
         self._kept.clear()
         self._pending.clear()
-
-
-def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return tuple(found)
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

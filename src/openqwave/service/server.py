@@ -31,7 +31,6 @@ from openqwave.drivers.readiness import Wake
 from openqwave.ipc.serving import PeerLimits
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
-from openqwave.service.access import identify
 from openqwave.service.incidents import Incidents
 from openqwave.service.owners import Owners
 from openqwave.service.peers import Peer
@@ -51,8 +50,6 @@ _log = logging.getLogger("openqwave.service")
 _ONCE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 _WRITING: Final = select.EPOLLOUT
 
-# Connections that are accepted in one go; who is connected already comes next.
-_ACCEPTED_AT_ONCE = 16
 # Events that are fetched in one go: enough to know who waits, few enough to go on.
 _EVENTS_AT_ONCE = 64
 _TICK_S = 1.0
@@ -178,7 +175,7 @@ class Server:
 
     def note(self, kind: str, peer: Peer, detail: str) -> None:
         """Count an incident, and log the first of its kind."""
-        self.incidents.note(kind, peer.identity.uid, detail, now_ns=time.monotonic_ns())
+        self.incidents.note(kind, peer.uid, detail, now_ns=time.monotonic_ns())
 
     def add_handle(self, handle_id: int, peer: Peer) -> None:
         """A connection has its handle."""
@@ -250,7 +247,7 @@ class Server:
             if mask & select.EPOLLOUT:
                 peer.write()
             if mask & ~select.EPOLLOUT and peer.wants_to_read:
-                self._turns.add(peer.identity.uid, peer.identity.pid, peer)
+                self._turns.add(peer.uid, peer.pid, peer)
             else:
                 self._settle(peer)
         elif number in self._listeners:
@@ -278,22 +275,20 @@ class Server:
     # -- connections --------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                sock, _name = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._rest(str(error))
-                return
-            try:
-                self._welcome(sock)
-            except OSError as error:
-                self.incidents.note(
-                    "connections that failed", 0, str(error), now_ns=time.monotonic_ns()
-                )
-                sock.close()
+        """Accept one: who is connected already has a turn between two."""
+        try:
+            sock, _name = listener.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._rest(str(error))
+            return
+        try:
+            self._welcome(sock)
+        except OSError as error:
+            self.incidents.note(
+                "connections that failed", 0, str(error), now_ns=time.monotonic_ns()
+            )
+            sock.close()
 
     def _rest(self, why: str) -> None:
         self.incidents.note("out of descriptors", 0, why, now_ns=time.monotonic_ns())
@@ -306,13 +301,12 @@ class Server:
         sock.setblocking(False)
         process = self._owners.take_hold(sock)
         try:
-            identity = identify(sock, process)
+            peer = Peer(sock, process, self, now_ns=time.monotonic_ns())
         except OSError:
             if process is not None:
                 self._owners.let_go(process)
             raise
-        peer = Peer(sock, identity, process, self, now_ns=time.monotonic_ns())
-        number, uid = sock.fileno(), identity.uid
+        number, uid = sock.fileno(), peer.uid
         of_user = self._connections_of.get(uid, 0)
         if len(self._peers) >= self.limits.connections or (
             uid != 0 and of_user >= self.limits.connections_per_user
@@ -338,7 +332,7 @@ class Server:
         number = peer.sock.fileno()
         if self._peers.pop(number, None) is None:
             return
-        uid = peer.identity.uid
+        uid = peer.uid
         self._connections_of[uid] -= 1
         if not self._connections_of[uid]:
             del self._connections_of[uid]

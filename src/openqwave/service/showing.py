@@ -82,7 +82,8 @@ class Showing:
         known: dict[int, Peer] = {}
         for each in server.peers():
             # A process may look at itself by another name; what it was called first has the flows.
-            known.setdefault(each.owner, each)
+            if each.handle_id:
+                known.setdefault(each.owner, each)
 
         def describe(owner: int) -> OwnerView:
             owning = known.get(owner)
@@ -93,11 +94,10 @@ class Showing:
             program = owning.program or identity.program
             return OwnerView(identity.pid, identity.uid, user_name(identity.uid), program)
 
-        uid = peer.identity.uid
         visible = (
             None
             if peer.credentials().is_administrator
-            else {owner for owner, each in known.items() if each.identity.uid == uid}
+            else {owner for owner, each in known.items() if each.uid == peer.uid}
         )
         return flow_page(
             flow_rows(
