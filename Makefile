@@ -11,7 +11,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
-	@echo "make bench-service  calls through the service, beside a bare echo and a process a change (1 min)"
+	@echo "make bench-service  what the service costs, beside a bare echo, and under attack (root, 2 min)"
 	@echo "make bench-paths  accuracy of path measurements, beside iperf3 (20 min, wants a quiet machine)"
 	@echo "make bench-congestion  how soon congestion is told and relief, beside peers (15 min, likewise)"
 	@echo "make docs    the documentation, into docs/_build/html"
@@ -35,6 +35,7 @@ bench: .venv/.dev
 
 bench-service: .venv/.dev
 	@$(RUN)/python -m bench.service
+	@$(RUN)/python -m bench.service_attacks
 
 bench-paths: .venv/.dev
 	@$(RUN)/python -m bench.estimate

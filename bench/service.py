@@ -5,8 +5,11 @@
 In one run, interleaved: the round trip of setting a flow's type, and of adding and removing a
 socket, through `qwaved`; a bare echo of packets of the same sizes between two Python processes
 over the same kind of socket, which is what no service in Python can be faster than; and a `tc`
-process (or `nft` where it is there), which is how marks are changed by scripts. Then calls a
-second with one and with fifty clients, and the resident memory with flows.
+process (or `nft` where it is there), which is how marks are changed by scripts. All of that with
+every process on one processor, which shows what the work costs, and wherever the kernel puts them:
+to wake another processor takes longer than either side works, and which pair is put on one is
+chance, so only the first table compares like with like. Then calls a second with one and with
+fifty clients, and the resident memory with flows.
 
 Aims: the median of setting a type at most 4 times the bare echo; 10,000 flows in under 100 MB.
 """
@@ -125,6 +128,19 @@ def resident_bytes(pid: int) -> int:
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
+@contextmanager
+def on_processors(processors: set[int], pid: int) -> Iterator[None]:
+    """Have this process, those it starts meanwhile, and another one run on some processors."""
+    before = os.sched_getaffinity(0)
+    for task in (0, *map(int, os.listdir(f"/proc/{pid}/task"))):
+        os.sched_setaffinity(task, processors)
+    try:
+        yield
+    finally:
+        for task in (0, *map(int, os.listdir(f"/proc/{pid}/task"))):
+            os.sched_setaffinity(task, before)
+
+
 def round_trips() -> dict[str, list[float]]:
     """Interleaved rounds of all that is compared, in microseconds."""
     taken: dict[str, list[float]] = {"bare echo": [], "set type": [], "add and remove": []}
@@ -211,6 +227,19 @@ def memory(pid: int, counts: Sequence[int]) -> dict[int, int]:
     return found
 
 
+def rows_of(taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """What is printed of round trips."""
+    echo_us = statistics.median(taken["bare echo"])
+    return {
+        name: {
+            "median": round(statistics.median(each), 1),
+            "p99": round(statistics.quantiles(each, n=100)[98], 1),
+            "times_the_echo": round(statistics.median(each) / echo_us, 2),
+        }
+        for name, each in taken.items()
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -221,27 +250,28 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as pid:
         idle = resident_bytes(pid)
-        taken = round_trips()
+        everywhere = os.sched_getaffinity(0)
+        placements = {
+            "one processor": {min(everywhere)},
+            "wherever the kernel puts them": everywhere,
+        }
+        tables = {}
+        for placement, processors in placements.items():
+            with on_processors(processors, pid):
+                tables[placement] = rows_of(round_trips())
         rates = {clients: calls_per_s(clients) for clients in (1, CLIENTS)}
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as pid:
         flows = memory(pid, [int(count) for count in options.flows.split(",")])
-    echo_us = statistics.median(taken["bare echo"])
-    rows = {
-        name: {
-            "median": round(statistics.median(each), 1),
-            "p99": round(statistics.quantiles(each, n=100)[98], 1),
-            "times_the_echo": round(statistics.median(each) / echo_us, 2),
-        }
-        for name, each in taken.items()
-    }
     sizes_mb = {"idle": round(idle / 1e6, 1)}
     sizes_mb |= {f"{count} flows": round(size / 1e6, 1) for count, size in flows.items()}
     if options.json:
-        print(json.dumps({"round_trips_us": rows, "calls_per_s": rates, "resident_mb": sizes_mb}))
+        print(json.dumps({"round_trips_us": tables, "calls_per_s": rates, "resident_mb": sizes_mb}))
         return
-    print(f"{'round trip':<20}{'median us':>10}{'99 %':>10}{'times the echo':>16}")
-    for name, row in rows.items():
-        print(f"{name:<20}{row['median']:>10}{row['p99']:>10}{row['times_the_echo']:>16}")
+    for placement, rows in tables.items():
+        print(f"{placement}:")
+        print(f"{'round trip':<20}{'median us':>10}{'99 %':>10}{'times the echo':>16}")
+        for name, row in rows.items():
+            print(f"{name:<20}{row['median']:>10}{row['p99']:>10}{row['times_the_echo']:>16}")
     for clients, rate in rates.items():
         print(f"{clients} client{'s' if clients > 1 else ''}: {rate:,.0f} type changes a second")
     for name, size in sizes_mb.items():
