@@ -314,7 +314,8 @@ def answers() -> bool:
     try:
         with socket.create_connection(("127.0.0.1", PORT), 1):
             return True
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
+        # Reset is who was in the queue when the listener was closed.
         return False
 
 
