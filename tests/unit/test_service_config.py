@@ -20,6 +20,7 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from openqwave.admission.policy import Experiments, Limits, Marks, Policy
+from openqwave.enforcement.wishes import Wishes
 from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.service import config, settings
@@ -58,6 +59,7 @@ def test_the_defaults_are_those_of_what_they_configure() -> None:
     assert Config().policy == Policy()
     assert Config().server_limits == ServerLimits()
     assert Config().sink == SinkLimits()
+    assert Config().enforcement == Wishes()
     assert Config().path is None
 
 
@@ -93,6 +95,12 @@ def test_everything_can_be_said() -> None:
         answer_s = 0.5
         warm_s = 0
 
+        [enforcement]
+        backend = "nftables"
+        most_flows = 100
+        queues = "install"
+        interfaces = ["eth0", "wlan0.7"]
+
         [sink]
         sessions = 11
         sessions_per_peer = 12
@@ -125,6 +133,9 @@ def test_everything_can_be_said() -> None:
             ),
         ),
         server_limits=ServerLimits(6, 7),
+        enforcement=Wishes(
+            "nftables", 100, may_install_queues=True, interfaces=("eth0", "wlan0.7")
+        ),
         sink=replace(
             SinkLimits(),
             sessions=11,
@@ -222,6 +233,15 @@ def test_the_pages_example_is_good() -> None:
             'an address within a network; "10.0.0.0/8" is the network, "10.1.2.3" the address',
         ),
         ("[rates]\ndefault_minimum_kbps = 0", 2, "rates.default_minimum_kbps is 0"),
+        (
+            "[enforcement]\nbackend = 'ebpf'",
+            2,
+            'has to be "auto" or "bpf" or "nftables" or "socket',
+        ),
+        ("[enforcement]\nmost_flows = 0", 2, "enforcement.most_flows is 0 and has to be a whole"),
+        ("[enforcement]\nqueues = true", 2, 'is true and has to be "install" or "keep"'),
+        ("[enforcement]\ninterfaces = 'eth0'", 2, "a list, each of which is the name of an int"),
+        ("[enforcement]\ninterfaces = ['eth0', 'a/b']", 2, 'interfaces #2 is "a/b" and has to be'),
         ("[sink]\nenabled = 1", 2, "sink.enabled is 1 and has to be true or false"),
         ("\n[sinks]\nenabled = true", 2, "sinks is not known; is 'sink' meant? known at the top: "),
         ("marks = 3", 1, "marks is 3 and has to be a table"),

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from openqwave.admission.policy import WINDOWS_MARKS, Experiments, Limits, Marks, Policy
+from openqwave.enforcement.wishes import Wishes
 from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.service import settings
@@ -65,6 +66,7 @@ class Config:
     Attributes:
         policy: What flows may have.
         server_limits: What clients may cost.
+        enforcement: Which mechanisms carry out what flows get.
         sink: What the sink grants; None where there is to be none.
         socket: Where clients find the service.
         state_directory: Where paths are remembered.
@@ -74,6 +76,7 @@ class Config:
 
     policy: Policy = field(default_factory=Policy)
     server_limits: ServerLimits = field(default_factory=ServerLimits)
+    enforcement: Wishes = field(default_factory=Wishes)
     sink: SinkLimits | None = field(default_factory=SinkLimits)
     socket: str = settings.Service().socket
     state_directory: str = settings.Service().state_directory
@@ -253,12 +256,20 @@ def _config(read_settings: settings.Settings, path: Path) -> Config:
     return Config(
         policy=_policy(read_settings),
         server_limits=ServerLimits(**_given(limits, "connections", "connections_per_user")),
+        enforcement=_enforcement(read_settings.enforcement),
         sink=SinkLimits(**_given(sink, *_SINK_LIMITS)) if sink.enabled else None,
         socket=service.socket,
         state_directory=service.state_directory,
         log_level=_LEVELS[service.log_level],
         path=path,
     )
+
+
+def _enforcement(read_enforcement: settings.Enforcement) -> Wishes:
+    given = _given(read_enforcement, "backend", "most_flows", "interfaces")
+    if read_enforcement.queues is not None:
+        given["may_install_queues"] = read_enforcement.queues == "install"
+    return Wishes(**given)
 
 
 _SINK_LIMITS: Final = ("sessions", "sessions_per_peer", "datagrams_per_s", "peer_datagrams_per_s")

@@ -52,6 +52,15 @@ _Network: TypeAlias = Annotated[
     str, Meta(extra={"is": 'a network, as "10.0.0.0/8" or "2001:db8::/32"'})
 ]
 _Networks: TypeAlias = tuple[_Network, ...]
+# IFNAMSIZ of linux/if.h, without the zero at its end.
+_Interface: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s/:\x00]+\Z",
+        max_length=15,
+        extra={"is": "the name of an interface, of at most 15 characters"},
+    ),
+]
 
 
 class Service(Struct, frozen=True):
@@ -122,6 +131,15 @@ class Rates(Struct, frozen=True):
     default_minimum_kbps: _Kbps | None = None
 
 
+class Enforcement(Struct, frozen=True):
+    """`[enforcement]`: what marks packets and holds flows to their rates."""
+
+    backend: Literal["auto", "bpf", "nftables", "socket-options"] | None = None
+    most_flows: _Count | None = None
+    queues: Literal["keep", "install"] | None = None
+    interfaces: tuple[_Interface, ...] | None = None
+
+
 class Sink(Struct, frozen=True):
     """`[sink]`: answering the experiments of others."""
 
@@ -141,4 +159,5 @@ class Settings(Struct, frozen=True):
     limits: ClientLimits = ClientLimits()
     experiments: Experiments = Experiments()
     rates: Rates = Rates()
+    enforcement: Enforcement = Enforcement()
     sink: Sink = Sink()

@@ -1,0 +1,29 @@
+"""What an administrator wants of enforcement: which mechanism, how large, on which interfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Mechanism: TypeAlias = Literal["auto", "bpf", "nftables", "socket-options"]
+
+# Eight programs with as many flows as one may have, and more than a host was ever seen with.
+DEFAULT_MOST_FLOWS: Final = 131_072
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the configuration says of enforcement.
+
+    Attributes:
+        backend: The mechanism; "auto" for the first that can be had, in the order of the words.
+        most_flows: How many flows the kernel's tables have room for.
+        may_install_queues: Whether a queue that shapes UDP may be installed where nobody
+            configured one.
+        interfaces: On which interfaces; empty for all.
+    """
+
+    backend: Mechanism = "auto"
+    most_flows: int = DEFAULT_MOST_FLOWS
+    may_install_queues: bool = False
+    interfaces: tuple[str, ...] = ()
