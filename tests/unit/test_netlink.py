@@ -12,6 +12,8 @@ import pytest
 
 from openqwave.drivers import netlink as module
 from openqwave.drivers.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
     Netlink,
     attribute,
     attributes,
@@ -130,6 +132,17 @@ def test_a_refusal_is_an_error() -> None:
         netlink.ask(KIND, b"")
     with pytest.raises(OSError, match="busy"):
         netlink.dump(KIND, b"")
+
+
+def test_a_change_is_confirmed_or_refused() -> None:
+    kernel = Kernel([refusal(1, 0)], [refusal(2, errno.EEXIST)])
+    netlink = talking_to(kernel)
+    netlink.change(KIND, b"body", NLM_F_CREATE | NLM_F_EXCL)
+    ((kind, flags, _, body),) = split(kernel.asked[0])
+    # A request, confirmation wanted, and what was asked for.
+    assert (kind, flags, body) == (KIND, 0x1 | 0x4 | 0x400 | 0x200, b"body")
+    with pytest.raises(FileExistsError):
+        netlink.change(KIND, b"body")
 
 
 def test_a_list_ends_when_it_says_so() -> None:

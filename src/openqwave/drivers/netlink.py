@@ -31,7 +31,10 @@ HEADER_BYTES = _HEADER.size
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_REQUEST = 0x1
+_NLM_F_ACK = 0x4
 _NLM_F_DUMP = 0x300
+# Of changes: put it in the place of what is there, only if nothing is there, if nothing is there.
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 # What was listed changed meanwhile.
 _NLM_F_DUMP_INTR = 0x10
 # The upper bits of an attribute's type are flags.
@@ -98,6 +101,11 @@ def _error(body: bytes) -> OSError:
     return OSError(code, os.strerror(code))
 
 
+def _outcome(body: bytes) -> bytes | OSError:
+    """A refusal, or nothing: an error of 0 says that what was asked for is done."""
+    return _error(body) if _INT.unpack_from(body)[0] else b""
+
+
 class Netlink:
     """A socket for questions; for any thread, one at a time.
 
@@ -147,12 +155,30 @@ class Netlink:
                 answers += self._ask_some(kind, bodies[at : at + _BATCH])
         return answers
 
-    def _ask_some(self, kind: int, bodies: Sequence[bytes]) -> list[bytes | OSError]:
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Have something changed.
+
+        Args:
+            kind: The message's type.
+            body: What is to be changed, and how.
+            flags: Those of changes, such as NLM_F_CREATE.
+
+        Raises:
+            OSError: The kernel's refusal, or it could not be asked.
+        """
+        with self._lock:
+            (answer,) = self._ask_some(kind, [body], flags | _NLM_F_ACK)
+        if isinstance(answer, OSError):
+            raise answer
+
+    def _ask_some(
+        self, kind: int, bodies: Sequence[bytes], flags: int = 0
+    ) -> list[bytes | OSError]:
         first = self._sequence + 1
         self._sequence += len(bodies)
         self.socket.send(
             b"".join(
-                message(kind, _NLM_F_REQUEST, first + place, body)
+                message(kind, _NLM_F_REQUEST | flags, first + place, body)
                 for place, body in enumerate(bodies)
             )
         )
@@ -161,7 +187,7 @@ class Netlink:
             for answer, _, sequence, body in split(self.socket.recv(_BUFFER_BYTES)):
                 # What an interrupted question left behind has another number.
                 if first <= sequence <= self._sequence:
-                    answers[sequence] = _error(body) if answer == _NLMSG_ERROR else body
+                    answers[sequence] = _outcome(body) if answer == _NLMSG_ERROR else body
         return [answers[first + place] for place in range(len(bodies))]
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
