@@ -3,12 +3,14 @@
 PYTHON ?= python3
 export PYTHON
 RUN := .venv/bin
+KERNEL ?= 6.12
 
-.PHONY: help demo test lint bench bench-service bench-paths bench-congestion docs clean
+.PHONY: help demo test test-kernel lint bench bench-service bench-paths bench-congestion docs clean
 
 help:
 	@echo "make demo    a stream survives a full link because it is in a flow (30 s)"
 	@echo "make test    all tests"
+	@echo "make test-kernel  tests of what this kernel may lack, under one built for it (10 min, then 4)"
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
 	@echo "make bench-service  what the service costs, beside a bare echo, and under attack (root, 2 min)"
@@ -22,6 +24,10 @@ demo: .venv/.demo
 # Compiled modules are kept, whatever the environment says: tests start hundreds of programs.
 test: .venv/.dev
 	@PYTHONDONTWRITEBYTECODE= $(RUN)/python -m pytest --numprocesses auto
+
+# fq, netem, VLAN and Wi-Fi, under User Mode Linux: KERNEL=6.1 for an older one.
+test-kernel: .venv/.dev
+	@$(RUN)/python -m tests.other_kernel test --linux $(KERNEL)
 
 lint: .venv/.dev
 	@$(RUN)/ruff check .

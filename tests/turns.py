@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # files of unit tests here answer at it or measure time.
 ALONE = (
     "tests/kernel/",
+    "tests/other_kernel/",
     "tests/unit/test_experiment_host.py",
     "tests/unit/test_own_sink.py",
     "tests/unit/test_surveying.py",

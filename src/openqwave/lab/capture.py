@@ -153,6 +153,9 @@ class Capture:
                 struct.pack("=IIII", BLOCK_BYTES, blocks, FRAME_BYTES, self._frames),
             )
             self._ring = mmap.mmap(self._socket.fileno(), blocks * BLOCK_BYTES)
+            # A forked child has no use for it, and User Mode Linux 6.12 loses count of the pages
+            # of a ring that was forked, and dies of it.
+            self._ring.madvise(mmap.MADV_DONTFORK)
             self._socket.bind((interface, ETH_P_ALL))
         except BaseException:
             self._socket.close()
