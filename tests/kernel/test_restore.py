@@ -18,6 +18,7 @@ from ipaddress import IPv6Address
 import pytest
 
 import openqwave as qw
+from openqwave.drivers.links import Links
 from openqwave.lab.capture import Capture, CapturedPacket, Direction
 from openqwave.lab.topology import Host, Lab
 from tests.unit.loopback import UNPACED, options_of, pacing_of
@@ -297,6 +298,8 @@ def test_udp_is_paced_where_fq_runs(pair: tuple[Host, Host]) -> None:
     left, right = pair
     if not left.interface.try_qdisc("fq"):
         pytest.skip("this kernel has no fq queue")
+    if Links().linux_version() < (6, 7):
+        pytest.skip("the rate is refused before Linux 6.7")
     with left.enter(), udp() as sock, qw.open() as qos:
         sock.connect((right.ipv4, PORT))
         flow = qos.add_socket(sock, adaptive=False)

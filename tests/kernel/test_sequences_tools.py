@@ -24,6 +24,7 @@ from socket import (
 import pytest
 
 import openqwave
+from openqwave.drivers.links import Links
 from openqwave.qos2 import (
     DWORD,
     ERROR_NO_DATA,
@@ -450,6 +451,8 @@ def run_to_the_end(stage: Stage, sock: socket) -> None:
 def test_qossample_with_fq(stage: Stage, family: Family) -> None:
     if not stage.left.interface.try_qdisc("fq"):
         pytest.skip("this kernel has no fq")
+    if Links().linux_version() < (6, 7):
+        pytest.skip("the rate is refused before Linux 6.7")
     run_to_the_end(stage, stage.connected(family))
 
 
