@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from openqwave.drivers.netlink import Netlink
+from openqwave.drivers.netlink import NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute
 from openqwave.drivers.outlets import Outlets
 from openqwave.drivers.qdiscs import Qdiscs
 from openqwave.enforcement.shaping.shapers import Shapers
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 PORT = 5004
 HEADERS_BYTES = 28
 PATIENCE_S = 60
+# linux/rtnetlink.h
+RTM_NEWQDISC = 36
+TCA_KIND = 1
 
 
 def endpoint(address: str, port: int = PORT) -> Endpoint:
@@ -56,6 +60,12 @@ class Ground:
     def root(self) -> Queue:
         (root,) = [queue for queue in self.qdiscs.queues(self.interface) if queue.is_root]
         return root
+
+    def put_queue(self, interface: int, handle: int, parent: int, kind: str) -> None:
+        """Make a queue, with its defaults, as an administrator does: over whatever is there."""
+        body = struct.pack("=B3xiIII", 0, interface, handle, parent, 0)
+        body += attribute(TCA_KIND, kind.encode() + b"\0")
+        self.netlink.change(RTM_NEWQDISC, body, NLM_F_CREATE | NLM_F_REPLACE)
 
     def another(
         self, driver: Driver | None = None, may_install: Collection[str] | None = None
