@@ -102,6 +102,8 @@ def test(version: str, jobs: int, rest: Sequence[str]) -> int:
     """Run the tier; where no kernel is to be had that is said, and is no failure."""
     try:
         kernel = build.build(version, jobs)
+    except build.BuildFailedError:
+        raise
     except build.CannotBuildError as error:
         build.say(f"skipped, nothing was tested: {error}")
         return 0

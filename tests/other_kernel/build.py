@@ -77,6 +77,10 @@ class CannotBuildError(Exception):
     """This machine cannot build the kernel; the text says why and what would help."""
 
 
+class BuildFailedError(CannotBuildError):
+    """Something should have worked and did not: nothing to be passed over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What a kernel is made of.
@@ -120,12 +124,12 @@ def ready(version: str, environment: Mapping[str, str] = os.environ) -> Path | N
     """Return the kernel if it is there: the one that the environment names, or one built before.
 
     Raises:
-        CannotBuildError: The environment names something that cannot be run.
+        BuildFailedError: The environment names something that cannot be run.
     """
     if named := environment.get(READY):
         path = Path(named)
         if not os.access(path, os.X_OK) or path.is_dir():
-            raise CannotBuildError(f"{READY} names {named}, which is no program")
+            raise BuildFailedError(f"{READY} names {named}, which is no program")
         return path
     if platform.machine() != "x86_64":
         return None
@@ -172,7 +176,8 @@ def build(version: str, jobs: int, environment: Mapping[str, str] = os.environ) 
         environment: For the folder of the cache, and a kernel that is ready.
 
     Raises:
-        CannotBuildError: What is missing; or what went wrong, and where it is written down.
+        CannotBuildError: What is missing here.
+        BuildFailedError: What went wrong, and where it is written down.
     """
     if found := ready(version, environment):
         return found
@@ -238,7 +243,7 @@ def unpack(kernel: Recipe, folder: Path) -> Path:
     offsets = fresh / FP_SIZE_FILE
     text = offsets.read_text(encoding="utf-8")
     if FP_SIZE_LINE not in text:
-        raise CannotBuildError(f"{FP_SIZE_FILE} of {package} is not as expected: {FP_SIZE_LINE}")
+        raise BuildFailedError(f"{FP_SIZE_FILE} of {package} is not as expected: {FP_SIZE_LINE}")
     offsets.write_text(
         text.replace(FP_SIZE_LINE, FP_SIZE_LINE.replace(str(FP_BYTES), str(kernel.fp_bytes))),
         encoding="utf-8",
@@ -273,7 +278,7 @@ def configure(kernel: Recipe, source: Path, log: Path) -> None:
     run(["make", "ARCH=um", "olddefconfig"], source, log)
     made = set((source / ".config").read_text(encoding="ascii").splitlines())
     if missing := [line for line in kernel.wanted if line not in made]:
-        raise CannotBuildError(f"Linux {kernel.version} does not take: {', '.join(missing)}")
+        raise BuildFailedError(f"Linux {kernel.version} does not take: {', '.join(missing)}")
 
 
 def compile_all(source: Path, jobs: int, log: Path) -> None:
@@ -349,10 +354,10 @@ def run(command: Sequence[str], folder: Path, log: Path) -> None:
         raise failed(command, log)
 
 
-def failed(command: Sequence[str], log: Path) -> CannotBuildError:
+def failed(command: Sequence[str], log: Path) -> BuildFailedError:
     """Say what went wrong, with the last that was said."""
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-    return CannotBuildError(f"{' '.join(command)} failed; more is in {log}:\n" + "\n".join(said))
+    return BuildFailedError(f"{' '.join(command)} failed; more is in {log}:\n" + "\n".join(said))
 
 
 def floating_point_bytes() -> int:

@@ -118,6 +118,14 @@ def test_where_nothing_can_be_built_the_tier_is_skipped(
     assert main(["run", "true"]) == 1
 
 
+def test_what_should_have_worked_is_no_reason_to_skip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(READY, "/etc/passwd")
+    assert main(["test"]) == 1
+    assert "no program" in capsys.readouterr().err
+
+
 def test_an_interruption_is_said_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
