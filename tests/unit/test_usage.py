@@ -12,6 +12,7 @@ from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import FlowCounters, Unmeasurable
 from openqwave.model.flow import Contract, RateReason, Shaping, TrafficType, Transport
 from openqwave.model.path import FirstHop, LinkType, PathFacts
+from openqwave.model.sockets import SocketFacts
 from openqwave.subsystem.flows import Flow, Marking, plain_settings
 from openqwave.subsystem.path import Path
 from openqwave.subsystem.paths import Paths
@@ -71,7 +72,8 @@ class Counted:
         flow = self.registry.new_flow(self._handle, settings, is_adaptive=True)
         self._cookies += 1
         transport = Transport.UDP if is_udp else Transport.TCP
-        self.registry.put(flow, self._cookies, path.host, transport)
+        facts = SocketFacts(self._cookies, transport, path.host.version, path.host)
+        self.registry.put(flow, facts, path.host)
         if held_bps:
             contract = Contract(held_bps, Shaping.SHAPE_AND_MARK, RateReason.NOT_APPLICABLE)
             self.registry.change(flow, settings.with_contract(contract))

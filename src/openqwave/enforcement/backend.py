@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from openqwave.model.errors import Refusal
     from openqwave.model.flow import Treatment
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.subsystem.effects import Applied, SocketPlan
 
 
@@ -38,4 +39,16 @@ class Backend(Protocol):
         """What is in force by us, by socket cookie."""
 
     def clean_up(self) -> None:
-        """Give every socket its own options back."""
+        """Leave nothing of ours in the kernel: every socket is as its application had it."""
+
+    def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
+        """What was counted of flows; those of which nothing is counted are missing."""
+
+    def explain(self, cookie: int) -> tuple[str, str]:
+        """What carries out the plan of a socket, in a word or two, and why it is that."""
+
+    def take_gone(self) -> Collection[int]:
+        """Cookies of sockets that the kernel said were closed, since this was asked last."""
+
+    def reconcile(self) -> None:
+        """Bring back what others took away, and go where packets leave now."""

@@ -11,7 +11,9 @@ from openqwave.model.flow import UNTOUCHED, Treatment
 from openqwave.subsystem.effects import Applied, SocketPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
+
+    from openqwave.model.traffic import FlowTraffic
 
 
 class Memory:
@@ -42,3 +44,20 @@ class Memory:
     def clean_up(self) -> None:
         """Forget everything."""
         self.plans.clear()
+
+    def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
+        """Nothing is sent."""
+        del flow_ids
+        return {}
+
+    def explain(self, cookie: int) -> tuple[str, str]:
+        """See `openqwave.enforcement.backend.Backend.explain`."""
+        del cookie
+        return self.name, "nothing is asked of the kernel"
+
+    def take_gone(self) -> Collection[int]:
+        """Nobody tells."""
+        return ()
+
+    def reconcile(self) -> None:
+        """Nobody else can change what is remembered."""

@@ -34,9 +34,10 @@ from openqwave.model.sockets import Elsewhere, OutOfReach
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from openqwave.enforcement.journal import Journal
+    from openqwave.model.traffic import FlowTraffic
 
 # The outcome of nearly every plan.
 _ALL_APPLIED = Applied()
@@ -86,6 +87,12 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
     return treatment
 
 
+def _tagged(plans: tuple[SocketPlan, ...]) -> frozenset[int]:
+    """The flows that want 802.1p tags, which no option of a socket makes."""
+    wanted = [share for plan in plans for share in plan.shares]
+    return frozenset([share.flow_id for share in wanted if share.treatment.pcp is not None])
+
+
 def _refusal_of(error: OSError | NotKept | PacingRefused) -> Refusal:
     if isinstance(error, PacingRefused):
         return error.refusal
@@ -133,7 +140,10 @@ class SocketOptions:
                 if plan.shares:
                     break
         if refused is None:
-            return Applied(frozenset(gone)) if gone else _ALL_APPLIED
+            untagged = _tagged(plans)
+            if gone or untagged:
+                return Applied(frozenset(gone), untagged)
+            return _ALL_APPLIED
         while undo:
             try:
                 undo.pop()()
@@ -149,6 +159,23 @@ class SocketOptions:
     def clean_up(self) -> None:
         """See `openqwave.enforcement.backend.Backend.clean_up`."""
         self.apply(tuple(SocketPlan(cookie, ()) for cookie in self._holds))
+
+    def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
+        """Options count nothing."""
+        del flow_ids
+        return {}
+
+    def explain(self, cookie: int) -> tuple[str, str]:
+        """See `openqwave.enforcement.backend.Backend.explain`."""
+        del cookie
+        return self.name, "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
+
+    def take_gone(self) -> Collection[int]:
+        """Nobody tells; who closed a socket is found by looking."""
+        return ()
+
+    def reconcile(self) -> None:
+        """What an application writes itself is its last word."""
 
     def _apply_one(
         self, plan: SocketPlan, gone: set[int], undo: list[Callable[[], None]] | None

@@ -100,13 +100,16 @@ class Treatment:
         dscp: 0 to 63, or None to leave the packets as the application made them.
         queue_priority: skb priority 0 to 6 for the local queues, or None.
         rate_bps: Rate to hold the flow to, or None.
-        excess_is_remarked: The excess is re-marked rather than delayed.
+        excess_is_remarked: The excess is re-marked rather than delayed: DSCP 0, and 802.1p 0
+            where packets are tagged.
+        pcp: 802.1p priority of a tag, 0 to 7; None for no tag.
     """
 
     dscp: int | None = None
     queue_priority: int | None = None
     rate_bps: int | None = None
     excess_is_remarked: bool = False
+    pcp: int | None = None
 
 
 # Packets as the application made them.

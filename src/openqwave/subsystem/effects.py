@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.errors import Refusal
     from openqwave.model.estimates import Fundamentals
-    from openqwave.model.flow import PacketPriority, Treatment
+    from openqwave.model.flow import PacketPriority, Transport, Treatment
     from openqwave.model.path import PathFacts, PathStatus
 
 
@@ -32,8 +32,7 @@ class Share:
         flow_id: The flow.
         treatment: What its packets get.
         sockets_in_flow: How many sockets share the flow's rate.
-        destinations: Where this socket's part of the flow goes; listed only when the
-            treatment holds a rate, because only pacing asks what lies on the way.
+        destinations: Where this socket's part of the flow goes.
     """
 
     flow_id: int
@@ -44,10 +43,19 @@ class Share:
 
 @value
 class SocketPlan:
-    """Everything wanted of one socket; no shares means: as the application had it."""
+    """Everything wanted of one socket; no shares means: as the application had it.
+
+    Attributes:
+        cookie: The kernel's name for it.
+        shares: The flows that it is in, oldest first.
+        transport: Its protocol; None where nothing is wanted of it any more.
+        namespace: The kernel's name for its network namespace; 0 where that is not known.
+    """
 
     cookie: int
     shares: tuple[Share, ...]
+    transport: Transport | None = None
+    namespace: int = 0
 
 
 @value
@@ -70,9 +78,15 @@ class Answer:
 
 @value
 class Applied:
-    """The kernel took the plan; `gone` are the sockets that no longer exist."""
+    """The kernel took the plan.
+
+    Attributes:
+        gone: The sockets that no longer exist, by cookie.
+        untagged: The flows whose 802.1p priority this mechanism does not put on packets.
+    """
 
     gone: frozenset[int] = frozenset()
+    untagged: frozenset[int] = frozenset()
 
 
 @value

@@ -735,7 +735,7 @@ class Engine:
                 self._registry.take(other, facts.cookie, destination)
                 if not other.sockets:
                     self._end(other)
-        self._registry.put(flow, facts.cookie, destination, facts.transport)
+        self._registry.put(flow, facts, destination)
         return _Change((facts.cookie,), flow.flow_id, flow.flow_id)
 
     def _remove_socket(self, handle: Handle, request: rq.RemoveSocket) -> _Outcome:

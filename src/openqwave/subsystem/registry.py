@@ -25,11 +25,32 @@ if TYPE_CHECKING:
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.flow import Transport
+    from openqwave.model.sockets import SocketFacts
 
 # Flow ids are 32-bit, 0 means "none" and all ones is what C programs use for "invalid".
 _FLOW_IDS = (1 << 32) - 2
 
 _NO_FLOWS: Mapping[int, Flow] = MappingProxyType({})
+
+
+@dataclass(slots=True, eq=False)
+class _Socket:
+    """A socket that is in flows.
+
+    Attributes:
+        transport: Its protocol.
+        namespace: The kernel's name for its network namespace; 0 where that is not known.
+        flows: The flows that it is in, by id, oldest first.
+    """
+
+    transport: Transport
+    namespace: int
+    flows: dict[int, Flow]
+
+    def copy(self) -> _Socket:
+        """The same flows, for the day when a change is undone."""
+        return _Socket(self.transport, self.namespace, self.flows.copy())
+
 
 # Ids of ended flows are a fifth of a process's list at most, and a few: making it anew then costs
 # each of them a handful of steps, and looking past them costs a page little.
@@ -95,13 +116,13 @@ class Registry:
         self.flows: dict[int, Flow] = {}
         self.touched: set[Endpoint] = set()
         self._holdings: dict[int, Holdings] = {}
-        self._flows_of_socket: dict[int, dict[int, Flow]] = {}
+        self._sockets: dict[int, _Socket] = {}
         self._flows_towards: dict[Endpoint, dict[int, Flow]] = {}
 
     @property
     def entry_count(self) -> int:
         """How many entries are kept in all tables."""
-        by_place = len(self._flows_of_socket) + len(self._flows_towards)
+        by_place = len(self._sockets) + len(self._flows_towards)
         under_way = len(self.journal) + len(self.touched)
         held = len(self._holdings) + len(self.handles) + len(self.flows)
         return held + by_place + under_way
@@ -176,27 +197,31 @@ class Registry:
     def end_flow(self, flow: Flow) -> tuple[int, ...]:
         """Remove a flow with all its sockets; returns their cookies."""
         cookies = tuple(flow.sockets)
-        before = [(cookie, self._flows_of_socket[cookie].copy()) for cookie in cookies]
+        before = [(cookie, self._sockets[cookie].copy()) for cookie in cookies]
         for cookie in cookies:
             self._unlink(flow, cookie)
         self._delete(flow)
 
         def undo() -> None:
             self._insert(flow)
-            self._flows_of_socket.update(before)
+            self._sockets.update(before)
 
         self.journal.append(undo)
         return cookies
 
-    def put(self, flow: Flow, cookie: int, destination: Endpoint, transport: Transport) -> None:
+    def put(self, flow: Flow, facts: SocketFacts, destination: Endpoint) -> None:
         """Add a (socket, destination) pair to a flow."""
+        cookie = facts.cookie
         if cookie not in flow.sockets:
             flow.sockets[cookie] = {}
-            self._link(flow, cookie)
+            socket = self._sockets.get(cookie)
+            if socket is None:
+                socket = self._sockets[cookie] = _Socket(facts.transport, facts.namespace, {})
+            socket.flows[flow.flow_id] = flow
         if flow.is_adaptive and flow.host is None:
             flow.host = destination.host()
             self._lead(flow)
-        flow.sockets[cookie][destination] = transport
+        flow.sockets[cookie][destination] = facts.transport
         self.journal.append(lambda: self._drop(flow, cookie, destination))
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
@@ -240,7 +265,8 @@ class Registry:
 
     def flows_of_socket(self, cookie: int) -> tuple[Flow, ...]:
         """The flows that a socket is in, oldest first."""
-        return tuple(self._flows_of_socket.get(cookie, {}).values())
+        socket = self._sockets.get(cookie)
+        return () if socket is None else tuple(socket.flows.values())
 
     def flows_towards(self, host: Endpoint) -> Mapping[int, Flow]:
         """The adaptive flows to a host, by id."""
@@ -248,16 +274,18 @@ class Registry:
 
     def sockets(self) -> tuple[int, ...]:
         """The cookies of all sockets in flows."""
-        return tuple(self._flows_of_socket)
+        return tuple(self._sockets)
 
     def plan(self, cookie: int) -> SocketPlan:
         """Everything wanted of one socket, as things stand now."""
+        socket = self._sockets.get(cookie)
+        if socket is None:
+            return SocketPlan(cookie, ())
         shares = []
-        for flow in self._flows_of_socket.get(cookie, _NO_FLOWS).values():
-            treatment = flow.treatment
-            destinations = () if treatment.rate_bps is None else tuple(flow.sockets[cookie])
-            shares.append(Share(flow.flow_id, treatment, len(flow.sockets), destinations))
-        return SocketPlan(cookie, tuple(shares))
+        for flow in socket.flows.values():
+            destinations = tuple(flow.sockets[cookie])
+            shares.append(Share(flow.flow_id, flow.treatment, len(flow.sockets), destinations))
+        return SocketPlan(cookie, tuple(shares), socket.transport, socket.namespace)
 
     def _insert(self, flow: Flow) -> None:
         self.flows[flow.flow_id] = flow
@@ -297,14 +325,11 @@ class Registry:
             self._flows_towards.setdefault(flow.host, {})[flow.flow_id] = flow
             self.touched.add(flow.host)
 
-    def _link(self, flow: Flow, cookie: int) -> None:
-        self._flows_of_socket.setdefault(cookie, {})[flow.flow_id] = flow
-
     def _unlink(self, flow: Flow, cookie: int) -> None:
-        flows = self._flows_of_socket[cookie]
+        flows = self._sockets[cookie].flows
         del flows[flow.flow_id]
         if not flows:
-            del self._flows_of_socket[cookie]
+            del self._sockets[cookie]
 
     def _drop(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
         destinations = flow.sockets[cookie]
@@ -315,12 +340,12 @@ class Registry:
 
     def _keep_order(self, flow: Flow, cookie: int) -> None:
         """Journal the memberships of a flow and a socket, in the order they stand in."""
-        sockets, flows = flow.sockets.copy(), self._flows_of_socket[cookie].copy()
+        sockets, socket = flow.sockets.copy(), self._sockets[cookie].copy()
         sockets[cookie] = sockets[cookie].copy()
 
         def undo() -> None:
             flow.sockets.clear()
             flow.sockets.update(sockets)
-            self._flows_of_socket[cookie] = flows
+            self._sockets[cookie] = socket
 
         self.journal.append(undo)
