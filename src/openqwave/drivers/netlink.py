@@ -171,24 +171,48 @@ class Netlink:
         if isinstance(answer, OSError):
             raise answer
 
+    def change_together(self, changes: Sequence[tuple[int, bytes, int]]) -> list[OSError | None]:
+        """Have several things changed, one after the other, though an earlier one is refused.
+
+        They leave together, and the kernel has dealt with all of them when `send` returns: no end
+        of this process comes between two of them.
+
+        Args:
+            changes: The type, the body and the flags of each.
+
+        Returns:
+            For each change the kernel's refusal, or None.
+
+        Raises:
+            OSError: The kernel could not be asked.
+        """
+        acknowledged = [(kind, body, flags | _NLM_F_ACK) for kind, body, flags in changes]
+        with self._lock:
+            answers = self._converse(acknowledged)
+        return [answer if isinstance(answer, OSError) else None for answer in answers]
+
     def _ask_some(
         self, kind: int, bodies: Sequence[bytes], flags: int = 0
     ) -> list[bytes | OSError]:
+        return self._converse([(kind, body, flags) for body in bodies])
+
+    def _converse(self, questions: Sequence[tuple[int, bytes, int]]) -> list[bytes | OSError]:
+        """Send questions together: the type, the body and the flags of each; get the answers."""
         first = self._sequence + 1
-        self._sequence += len(bodies)
+        self._sequence += len(questions)
         self.socket.send(
             b"".join(
                 message(kind, _NLM_F_REQUEST | flags, first + place, body)
-                for place, body in enumerate(bodies)
+                for place, (kind, body, flags) in enumerate(questions)
             )
         )
         answers: dict[int, bytes | OSError] = {}
-        while len(answers) < len(bodies):
+        while len(answers) < len(questions):
             for answer, _, sequence, body in split(self.socket.recv(_BUFFER_BYTES)):
                 # What an interrupted question left behind has another number.
                 if first <= sequence <= self._sequence:
                     answers[sequence] = _outcome(body) if answer == _NLMSG_ERROR else body
-        return [answers[first + place] for place in range(len(bodies))]
+        return [answers[first + place] for place in range(len(questions))]
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """Ask for all there is.
