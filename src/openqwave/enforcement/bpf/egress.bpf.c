@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What becomes of a packet at the exit of an interface: marks, meter, departure time, counters.
+ *
+ * Look-up. A packet's socket has a cookie, which the kernel never gives twice. `sockets` says
+ * whether anything is wanted of that socket: most packets miss there, after one look-up with a key
+ * of eight bytes, and leave exactly as they came. Else `destinations` (socket and destination) or
+ * the socket's default says which slot the packet belongs to; `tuples` does for traffic that is
+ * told by its addresses. A slot is a flow. User space writes what is wanted of it in `treatments`,
+ * the program what came of it in `meters`. So a change of a flow is one write, whatever leads there.
+ *
+ * Meter. GCRA (ITU-T I.371): one theoretical arrival time. A packet conforms if that is at most a
+ * burst ahead of now, and moves it by its own cost; so one train may overdraw, once. Bytes are IP
+ * bytes: a train that the device cuts into segments counts the headers of each. Two processors at
+ * one meter: who comes second adds to what the first has written, and needs no loop, which the
+ * verifier would not let pass without CAP_PERFMON. At worst one packet too many conforms.
+ *
+ * Departure. Instead, excess may wait: a packet's time is written, and the fq queue holds it back.
+ * What would leave after the horizon is dropped, as fq itself would.
+ *
+ * Stacks. A packet may leave by several interfaces, one upon another: VLAN, bond, bridge, tunnel.
+ * It is treated at the first. skb->tc_index remembers, with a number that each loading draws anew.
+ * Nothing but the gred queue looks at that field, and other packets' is not written.
+ *
+ * Fragments. Only the first has ports. It leaves a note for the others, which follow.
+ *
+ * What is not seen: the final destination of a packet with a routing header; extension headers
+ * after the sixth; what is encrypted or wrapped before it is handed to the interface.
+ *
+ * The program keeps to what Linux 6.1 verifies and needs CAP_NET_ADMIN and CAP_BPF only. It does
+ * not read what the packet holds by pointers but by helpers: they unshare what TCP keeps a copy of.
+ * Built by scripts/bpf.sh. Structures are also in layout.py, with the numbers at the end of this file.
+ */
+#include <linux/bpf.h>
+
+#define INLINE static inline __attribute__((always_inline))
+/* Copied in words of eight bytes. */
+#define WORDS __attribute__((aligned(8)))
+#define SECTION(name) __attribute__((section(name), used))
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NET16(x) ((u16)((((x) & 0xff) << 8) | (((x) >> 8) & 0xff)))
+#else
+#define NET16(x) ((u16)(x))
+#endif
+
+/* Helpers, by their numbers in linux/bpf.h. */
+static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*map_update)(void *map, const void *key, const void *value,
+			  u64 flags) = (void *)BPF_FUNC_map_update_elem;
+static u64 (*ktime_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static u64 (*socket_cookie)(void *context) = (void *)BPF_FUNC_get_socket_cookie;
+static long (*load_bytes)(const void *skb, u32 at, void *to,
+			  u32 length) = (void *)BPF_FUNC_skb_load_bytes;
+static long (*store_bytes)(void *skb, u32 at, const void *from, u32 length,
+			   u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*l3_checksum)(void *skb, u32 at, u64 from, u64 to,
+			   u64 size) = (void *)BPF_FUNC_l3_csum_replace;
+static long (*vlan_push)(void *skb, u16 protocol, u16 tci) = (void *)BPF_FUNC_skb_vlan_push;
+static long (*set_tstamp)(void *skb, u64 tstamp, u32 type) = (void *)BPF_FUNC_skb_set_tstamp;
+static long (*ring_output)(void *ring, void *data, u64 size,
+			   u64 flags) = (void *)BPF_FUNC_ringbuf_output;
+
+/* TCX_NEXT and TC_ACT_UNSPEC are the same number: whoever is next decides. */
+#define NEXT (-1)
+#define DROP 2 /* TC_ACT_SHOT, TCX_DROP */
+
+#define ETHERNET_BYTES 14
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define ETH_P_8021Q 0x8100
+#define PCP_SHIFT 13
+#define TOS_AT 1
+#define CHECKSUM_AT 10
+#define ECN_BITS 0x03
+
+#define TCP 6
+#define UDP 17
+#define DCCP 33
+#define SCTP 132
+#define UDPLITE 136
+#define HOP_BY_HOP 0
+#define ROUTING 43
+#define FRAGMENT 44
+#define AUTHENTICATION 51
+#define DESTINATION_OPTIONS 60
+/* RFC 8200 knows four that come before the transport; some senders repeat destination options. */
+#define MOST_EXTENSIONS 6
+
+/* How sockets[].flags and treatments[].flags are read. */
+#define HAS_DESTINATIONS 1
+#define MARK 1
+#define PRIORITY 2
+#define TAG 4
+#define METER 8
+#define DELAY 16
+
+struct socket_entry {
+	u32 default_slot; /* 0: none. Slot 0 belongs to nobody. */
+	u32 flags;
+};
+
+struct destination {
+	u64 cookie;
+	u8 address[16] WORDS; /* IPv4 as ::ffff:a.b.c.d */
+	u32 scope;	/* Interface, where the address is of one link only; 0: any. */
+	u16 port;	/* As on the wire. */
+	u16 zero;
+};
+
+struct tuple {
+	u8 source[16] WORDS; /* All zero: any. */
+	u8 destination[16] WORDS;
+	u16 source_port; /* 0: any, as on the wire. */
+	u16 destination_port;
+	u8 protocol;
+	u8 zero[3];
+};
+
+struct treatment {
+	u32 flags;
+	u8 dscp;
+	u8 excess_dscp;
+	u8 pcp;
+	u8 excess_pcp;
+	u32 priority;
+	u32 excess_priority;
+	u64 ps_per_byte; /* Picoseconds that a byte takes. */
+	u64 burst_ns;
+	u64 horizon_ns;
+};
+
+struct meter {
+	u64 arrival_ns; /* The theoretical arrival time, CLOCK_MONOTONIC. */
+	u64 packets;	/* Conformant ones only. */
+	u64 bytes;
+	u64 excess_packets;
+	u64 excess_bytes;
+	u64 dropped_packets;
+};
+
+struct fragment {
+	u8 source[16] WORDS;
+	u8 destination[16] WORDS;
+	u64 cookie;
+	u32 identification;
+	u8 protocol;
+	u8 zero[3];
+};
+
+struct settings {
+	u32 tuples; /* How many there are; none is not looked for. */
+	u32 seen;   /* What this loading writes in skb->tc_index. */
+};
+
+/* How the loader makes each map; it puts the number of entries in. */
+struct map {
+	u32 type;
+	u32 key_bytes;
+	u32 value_bytes;
+};
+#define MAP(name, kind, key, value) \
+	struct map name SECTION("maps") = { kind, key, value }
+
+MAP(sockets, BPF_MAP_TYPE_HASH, sizeof(u64), sizeof(struct socket_entry));
+MAP(destinations, BPF_MAP_TYPE_HASH, sizeof(struct destination), sizeof(u32));
+MAP(tuples, BPF_MAP_TYPE_HASH, sizeof(struct tuple), sizeof(u32));
+MAP(treatments, BPF_MAP_TYPE_ARRAY, sizeof(u32), sizeof(struct treatment));
+MAP(meters, BPF_MAP_TYPE_ARRAY, sizeof(u32), sizeof(struct meter));
+MAP(fragments, BPF_MAP_TYPE_LRU_HASH, sizeof(struct fragment), sizeof(u32));
+MAP(settings, BPF_MAP_TYPE_ARRAY, sizeof(u32), sizeof(struct settings));
+MAP(released, BPF_MAP_TYPE_RINGBUF, 0, 0);
+
+/* What of a packet is looked at. */
+struct packet {
+	u8 source[16] WORDS;
+	u8 destination[16] WORDS;
+	u32 identification;
+	u16 source_port;
+	u16 destination_port;
+	u8 protocol;
+	u8 traffic_class;
+	u8 is_ipv6;
+	u8 is_first; /* The first of several fragments. */
+	u8 is_later; /* A fragment without ports. */
+};
+
+struct ipv4 {
+	u8 version_and_length;
+	u8 tos;
+	u16 bytes;
+	u16 identification;
+	u16 fragment;
+	u8 hops;
+	u8 protocol;
+	u16 checksum;
+	u32 source;
+	u32 destination;
+};
+
+struct ipv6 {
+	u8 head[4];
+	u16 bytes;
+	u8 next;
+	u8 hops;
+	u32 source[4];
+	u32 destination[4];
+};
+
+INLINE int has_ports(u8 protocol)
+{
+	return protocol == UDP || protocol == TCP || protocol == SCTP || protocol == DCCP ||
+	       protocol == UDPLITE;
+}
+
+INLINE void read_ports(struct __sk_buff *skb, u32 at, struct packet *packet)
+{
+	u16 ports[2];
+
+	if (has_ports(packet->protocol) && !load_bytes(skb, at, ports, sizeof(ports))) {
+		packet->source_port = ports[0];
+		packet->destination_port = ports[1];
+	}
+}
+
+INLINE int read_ipv4(struct __sk_buff *skb, u32 link, struct packet *packet)
+{
+	struct ipv4 head;
+	u32 *source = (u32 *)packet->source, *destination = (u32 *)packet->destination;
+
+	if (load_bytes(skb, link, &head, sizeof(head)))
+		return 0;
+	/* The offset is in the low 13 bits; the bit above says that more follow. */
+	packet->is_later = (head.fragment & NET16(0x1fff)) != 0;
+	packet->is_first = !packet->is_later && (head.fragment & NET16(0x2000));
+	source[2] = destination[2] = NET16(0xffff) << (NET16(1) == 1 ? 0 : 16);
+	source[3] = head.source;
+	destination[3] = head.destination;
+	packet->identification = head.identification;
+	packet->protocol = head.protocol;
+	packet->traffic_class = head.tos;
+	if (!packet->is_later)
+		read_ports(skb, link + (head.version_and_length & 0x0f) * 4, packet);
+	return 1;
+}
+
+INLINE int read_ipv6(struct __sk_buff *skb, u32 link, struct packet *packet)
+{
+	struct ipv6 head;
+	u32 *source = (u32 *)packet->source, *destination = (u32 *)packet->destination;
+	u32 at = link + sizeof(head);
+	u8 next, extension[8];
+	int i;
+
+	if (load_bytes(skb, link, &head, sizeof(head)))
+		return 0;
+	packet->is_ipv6 = 1;
+	packet->traffic_class = head.head[0] << 4 | head.head[1] >> 4;
+	for (i = 0; i < 4; i++) {
+		source[i] = head.source[i];
+		destination[i] = head.destination[i];
+	}
+	next = head.next;
+#pragma clang loop unroll(full)
+	for (i = 0; i < MOST_EXTENSIONS; i++) {
+		if (next != HOP_BY_HOP && next != ROUTING && next != DESTINATION_OPTIONS &&
+		    next != FRAGMENT && next != AUTHENTICATION)
+			break;
+		if (load_bytes(skb, at, extension, sizeof(extension)))
+			break;
+		if (next == FRAGMENT) {
+			packet->identification = *(u32 *)(extension + 4);
+			packet->is_later = extension[2] || (extension[3] & 0xf8);
+			packet->is_first = !packet->is_later && (extension[3] & 1);
+			at += 8;
+		} else if (next == AUTHENTICATION) {
+			at += (extension[1] + 2) * 4;
+		} else {
+			at += (extension[1] + 1) * 8;
+		}
+		next = extension[0];
+		if (packet->is_later)
+			break;
+	}
+	packet->protocol = next;
+	if (!packet->is_later)
+		read_ports(skb, at, packet);
+	return 1;
+}
+
+INLINE u32 slot_at(void *map, const void *key)
+{
+	u32 *slot = map_lookup(map, key);
+
+	return slot ? *slot : 0;
+}
+
+INLINE u32 by_destination(struct __sk_buff *skb, u64 cookie, const struct packet *packet)
+{
+	struct destination key = {};
+	u32 slot;
+
+	__builtin_memcpy(key.address, packet->destination, sizeof(key.address));
+	key.cookie = cookie;
+	key.port = packet->destination_port;
+	/* fe80::/10 and groups (RFC 4007); the entry may leave the interface open. */
+	if (packet->is_ipv6 && (key.address[0] == 0xff ||
+				(key.address[0] == 0xfe && (key.address[1] & 0xc0) == 0x80))) {
+		key.scope = skb->ifindex;
+		slot = slot_at(&destinations, &key);
+		if (slot)
+			return slot;
+		key.scope = 0;
+	}
+	return slot_at(&destinations, &key);
+}
+
+INLINE u32 by_tuple(const struct packet *packet)
+{
+	struct tuple key = {};
+	u32 slot;
+
+	__builtin_memcpy(key.source, packet->source, sizeof(key.source));
+	__builtin_memcpy(key.destination, packet->destination, sizeof(key.destination));
+	key.source_port = packet->source_port;
+	key.destination_port = packet->destination_port;
+	key.protocol = packet->protocol;
+	slot = slot_at(&tuples, &key);
+	if (slot)
+		return slot;
+	__builtin_memset(key.source, 0, sizeof(key.source));
+	slot = slot_at(&tuples, &key);
+	if (slot)
+		return slot;
+	key.source_port = 0;
+	return slot_at(&tuples, &key);
+}
+
+/* The slot of a packet that may have one; reads the packet. 0: none. */
+INLINE u32 find(struct __sk_buff *skb, u32 link, u64 cookie, const struct socket_entry *entry,
+		u32 tuples_present, struct packet *packet)
+{
+	struct fragment key = {};
+	u32 slot = 0;
+
+	if (skb->protocol == NET16(ETH_P_IP)) {
+		if (!read_ipv4(skb, link, packet))
+			return 0;
+	} else if (skb->protocol == NET16(ETH_P_IPV6)) {
+		if (!read_ipv6(skb, link, packet))
+			return 0;
+	} else {
+		return 0;
+	}
+	if (packet->is_first || packet->is_later) {
+		__builtin_memcpy(key.source, packet->source, sizeof(key.source));
+		__builtin_memcpy(key.destination, packet->destination, sizeof(key.destination));
+		key.cookie = cookie;
+		key.identification = packet->identification;
+		key.protocol = packet->protocol;
+	}
+	if (packet->is_later) {
+		slot = slot_at(&fragments, &key);
+		return slot || !entry ? slot : entry->default_slot;
+	}
+	if (entry) {
+		if (entry->flags & HAS_DESTINATIONS)
+			slot = by_destination(skb, cookie, packet);
+		if (!slot)
+			slot = entry->default_slot;
+	}
+	if (!slot && tuples_present)
+		slot = by_tuple(packet);
+	if (slot && packet->is_first)
+		map_update(&fragments, &key, &slot, BPF_ANY);
+	return slot;
+}
+
+INLINE void mark(struct __sk_buff *skb, u32 link, const struct packet *packet, u8 dscp)
+{
+	u8 wanted = dscp << 2 | (packet->traffic_class & ECN_BITS);
+	u8 head[2];
+
+	if (wanted == packet->traffic_class)
+		return;
+	if (!packet->is_ipv6) {
+		/* The sum of the header stays what it was, and so does that of the whole packet. */
+		l3_checksum(skb, link + CHECKSUM_AT, NET16(packet->traffic_class), NET16(wanted), 2);
+		store_bytes(skb, link + TOS_AT, &wanted, 1, 0);
+		return;
+	}
+	/* Four bits of version before, the first four of the flow label after it. */
+	if (load_bytes(skb, link, head, sizeof(head)))
+		return;
+	head[0] = 0x60 | wanted >> 4;
+	head[1] = (wanted << 4) | (head[1] & 0x0f);
+	store_bytes(skb, link, head, sizeof(head), BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Move a theoretical arrival time from `seen` to `next`, or by `cost` where another was faster. */
+INLINE u64 advance(struct meter *meter, u64 seen, u64 next, u64 cost)
+{
+	if (__sync_val_compare_and_swap(&meter->arrival_ns, seen, next) == seen)
+		return seen;
+	return __sync_fetch_and_add(&meter->arrival_ns, cost);
+}
+
+INLINE int treat(struct __sk_buff *skb, u32 link, int may_tag, u32 slot,
+		 const struct packet *packet)
+{
+	const struct treatment *wanted = map_lookup(&treatments, &slot);
+	struct meter *meter = map_lookup(&meters, &slot);
+	u32 flags, segments = skb->gso_segs ? skb->gso_segs : 1;
+	u64 now, seen, start, cost, bytes = skb->wire_len - segments * link;
+	int is_excess = 0;
+
+	if (!wanted || !meter)
+		return NEXT;
+	flags = wanted->flags;
+	if (flags & (METER | DELAY)) {
+		now = ktime_ns();
+		cost = bytes * wanted->ps_per_byte / 1000;
+		seen = *(volatile u64 *)&meter->arrival_ns;
+		start = seen > now ? seen : now;
+		if (flags & METER) {
+			if (start - now > wanted->burst_ns)
+				is_excess = 1;
+			else
+				advance(meter, seen, start + cost, cost);
+		} else {
+			if (start - now > wanted->horizon_ns) {
+				__sync_fetch_and_add(&meter->dropped_packets, segments);
+				return DROP;
+			}
+			seen = advance(meter, seen, start + cost, cost);
+			start = seen > now ? seen : now;
+			/* Whoever sends may have named a later time. */
+			if (skb->tstamp_type != BPF_SKB_TSTAMP_DELIVERY_MONO || skb->tstamp < start)
+				set_tstamp(skb, start, BPF_SKB_TSTAMP_DELIVERY_MONO);
+		}
+	}
+	if (is_excess) {
+		__sync_fetch_and_add(&meter->excess_packets, segments);
+		__sync_fetch_and_add(&meter->excess_bytes, bytes);
+		mark(skb, link, packet, wanted->excess_dscp);
+		skb->priority = wanted->excess_priority;
+	} else {
+		__sync_fetch_and_add(&meter->packets, segments);
+		__sync_fetch_and_add(&meter->bytes, bytes);
+		if (flags & MARK)
+			mark(skb, link, packet, wanted->dscp);
+		if (flags & PRIORITY)
+			skb->priority = wanted->priority;
+	}
+	if (may_tag && (flags & TAG) && !skb->vlan_present)
+		vlan_push(skb, NET16(ETH_P_8021Q),
+			  (u16)(is_excess ? wanted->excess_pcp : wanted->pcp) << PCP_SHIFT);
+	return NEXT;
+}
+
+INLINE int run(struct __sk_buff *skb, u32 link, int may_tag)
+{
+	u32 zero = 0, slot;
+	u64 cookie = socket_cookie(skb);
+	const struct socket_entry *entry = map_lookup(&sockets, &cookie);
+	const struct settings *now = map_lookup(&settings, &zero);
+	struct packet packet = {};
+
+	if (!now || (!entry && !now->tuples) || skb->tc_index == now->seen)
+		return NEXT;
+	slot = find(skb, link, cookie, entry, now->tuples, &packet);
+	if (!slot)
+		return NEXT;
+	skb->tc_index = now->seen;
+	return treat(skb, link, may_tag, slot, &packet);
+}
+
+/* Interfaces with an Ethernet header, where a priority tag may go. */
+SECTION("tc/egress") int egress(struct __sk_buff *skb)
+{
+	return run(skb, ETHERNET_BYTES, 1);
+}
+
+/* Those where none may: loopback, and what has tags of its own. */
+SECTION("tc/egress_untagged") int egress_untagged(struct __sk_buff *skb)
+{
+	return run(skb, ETHERNET_BYTES, 0);
+}
+
+/* Those whose packets begin with the IP header. */
+SECTION("tc/egress_raw") int egress_raw(struct __sk_buff *skb)
+{
+	return run(skb, 0, 0);
+}
+
+/* A socket is closed: say so if anything was wanted of it. */
+SECTION("cgroup/release") int release(struct bpf_sock *sock)
+{
+	u64 cookie = socket_cookie(sock);
+	struct meter *meter;
+	u32 zero = 0;
+
+	if (!map_lookup(&sockets, &cookie))
+		return 1;
+	if (ring_output(&released, &cookie, sizeof(cookie), 0)) {
+		meter = map_lookup(&meters, &zero);
+		if (meter)
+			__sync_fetch_and_add(&meter->dropped_packets, 1);
+	}
+	return 1;
+}
+
+/* Sizes and offsets as they are here; the loader compares them with its own. */
+#define AT(type, field) __builtin_offsetof(struct type, field)
+const u32 sizes_and_offsets[] SECTION("layout") = {
+	sizeof(struct socket_entry), AT(socket_entry, default_slot), AT(socket_entry, flags),
+	sizeof(struct destination), AT(destination, cookie), AT(destination, address),
+	AT(destination, scope), AT(destination, port),
+	sizeof(struct tuple), AT(tuple, source), AT(tuple, destination), AT(tuple, source_port),
+	AT(tuple, destination_port), AT(tuple, protocol),
+	sizeof(struct treatment), AT(treatment, flags), AT(treatment, dscp),
+	AT(treatment, excess_dscp), AT(treatment, pcp), AT(treatment, excess_pcp),
+	AT(treatment, priority), AT(treatment, excess_priority), AT(treatment, ps_per_byte),
+	AT(treatment, burst_ns), AT(treatment, horizon_ns),
+	sizeof(struct meter), AT(meter, arrival_ns), AT(meter, packets), AT(meter, bytes),
+	AT(meter, excess_packets), AT(meter, excess_bytes), AT(meter, dropped_packets),
+	sizeof(struct fragment),
+	sizeof(struct settings), AT(settings, tuples), AT(settings, seen),
+};
+
+/* None of the helpers asks for the GPL. */
+const char licensed[] SECTION("license") = "Apache-2.0";
