@@ -417,11 +417,23 @@ INLINE int treat(struct __sk_buff *skb, u32 link, int may_tag, u32 slot,
 	struct meter *meter = map_lookup(&meters, &slot);
 	u32 flags, segments = skb->gso_segs ? skb->gso_segs : 1;
 	u64 now, seen, start, cost, bytes = skb->wire_len - segments * link;
-	int is_excess = 0;
+	u32 dscp, excess_dscp, pcp, excess_pcp, priority, excess_priority;
 
 	if (!wanted || !meter)
 		return NEXT;
 	flags = wanted->flags;
+	dscp = wanted->dscp;
+	excess_dscp = wanted->excess_dscp;
+	pcp = wanted->pcp;
+	excess_pcp = wanted->excess_pcp;
+	priority = wanted->priority;
+	excess_priority = wanted->excess_priority;
+	/*
+	 * Read all of them here: else the compiler computes where to read, which the verifier
+	 * forbids without CAP_PERFMON.
+	 */
+	asm volatile("" : "+r"(dscp), "+r"(excess_dscp), "+r"(pcp), "+r"(excess_pcp),
+		     "+r"(priority), "+r"(excess_priority));
 	if (flags & (METER | DELAY)) {
 		now = ktime_ns();
 		cost = bytes * wanted->ps_per_byte / 1000;
@@ -429,9 +441,8 @@ INLINE int treat(struct __sk_buff *skb, u32 link, int may_tag, u32 slot,
 		start = seen > now ? seen : now;
 		if (flags & METER) {
 			if (start - now > wanted->burst_ns)
-				is_excess = 1;
-			else
-				advance(meter, seen, start + cost, cost);
+				goto excess;
+			advance(meter, seen, start + cost, cost);
 		} else {
 			if (start - now > wanted->horizon_ns) {
 				__sync_fetch_and_add(&meter->dropped_packets, segments);
@@ -444,22 +455,23 @@ INLINE int treat(struct __sk_buff *skb, u32 link, int may_tag, u32 slot,
 				set_tstamp(skb, start, BPF_SKB_TSTAMP_DELIVERY_MONO);
 		}
 	}
-	if (is_excess) {
-		__sync_fetch_and_add(&meter->excess_packets, segments);
-		__sync_fetch_and_add(&meter->excess_bytes, bytes);
-		mark(skb, link, packet, wanted->excess_dscp);
-		skb->priority = wanted->excess_priority;
-	} else {
-		__sync_fetch_and_add(&meter->packets, segments);
-		__sync_fetch_and_add(&meter->bytes, bytes);
-		if (flags & MARK)
-			mark(skb, link, packet, wanted->dscp);
-		if (flags & PRIORITY)
-			skb->priority = wanted->priority;
-	}
+	__sync_fetch_and_add(&meter->packets, segments);
+	__sync_fetch_and_add(&meter->bytes, bytes);
+	goto apply;
+excess:
+	__sync_fetch_and_add(&meter->excess_packets, segments);
+	__sync_fetch_and_add(&meter->excess_bytes, bytes);
+	flags |= MARK | PRIORITY;
+	dscp = excess_dscp;
+	priority = excess_priority;
+	pcp = excess_pcp;
+apply:
+	if (flags & MARK)
+		mark(skb, link, packet, dscp);
+	if (flags & PRIORITY)
+		skb->priority = priority;
 	if (may_tag && (flags & TAG) && !skb->vlan_present)
-		vlan_push(skb, NET16(ETH_P_8021Q),
-			  (u16)(is_excess ? wanted->excess_pcp : wanted->pcp) << PCP_SHIFT);
+		vlan_push(skb, NET16(ETH_P_8021Q), (u16)(pcp << PCP_SHIFT));
 	return NEXT;
 }
 
