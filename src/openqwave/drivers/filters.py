@@ -53,7 +53,7 @@ _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_FLAGS_GEN, _BPF_ID = 6, 7, 8, 9, 11
 # TCA_BPF_FLAG_ACT_DIRECT: what the program returns is what is done.
 _ACT_DIRECT = 1
 # TCA_CLS_FLAGS_SKIP_HW: not to be handed to the network card, which knows none of our maps.
-_SKIP_HARDWARE = 2
+_SKIP_HARDWARE = 1
 # ETH_P_ALL, in network order, in the lower half of a filter's info.
 _ALL_PROTOCOLS = socket.htons(3)
 # The only one of ours at its priority.
