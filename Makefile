@@ -22,7 +22,7 @@ demo: .venv/.demo
 	@$(RUN)/qwave demo --chart demo.png
 
 # Compiled modules are kept, whatever the environment says: tests start hundreds of programs.
-test: .venv/.dev
+test: .venv/.dev .venv/.tools
 	@PYTHONDONTWRITEBYTECODE= $(RUN)/python -m pytest --numprocesses auto
 
 # fq, netem, VLAN and Wi-Fi, under User Mode Linux: KERNEL=6.1 for an older one.
@@ -61,6 +61,10 @@ clean:
 
 .venv/.dev: pyproject.toml scripts/venv.sh
 	@scripts/venv.sh dev && touch $@ .venv/.demo
+
+# Programs that tests run and pip does not bring. Asked for again while one is missing.
+.venv/.tools: scripts/tools.sh | .venv/.dev
+	@scripts/tools.sh $@
 
 .venv/.docs: pyproject.toml scripts/venv.sh
 	@scripts/venv.sh docs && touch $@ .venv/.demo
