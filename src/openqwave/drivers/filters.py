@@ -28,14 +28,17 @@ from openqwave.drivers.netlink import (
     attribute,
     attributes,
 )
-from openqwave.drivers.rtnetlink import RTM_GETLINK, link_question, to_link
+from openqwave.drivers.rtnetlink import LINK, RTM_GETLINK, link_question, to_link
 from openqwave.model.filters import Exit, Filter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _RTM_NEWQDISC, _RTM_DELQDISC, _RTM_GETQDISC = 36, 37, 38
 _RTM_NEWTFILTER, _RTM_DELTFILTER, _RTM_GETTFILTER = 44, 45, 46
+
+# linux/if_link.h
+_IFLA_LINKINFO, _IFLA_INFO_KIND = 18, 1
 
 # struct tcmsg: family, interface, handle, parent, info.
 _TC = struct.Struct("=B3xiIII")
@@ -89,6 +92,12 @@ def _to_filter(body: bytes) -> Filter | None:
     return Filter(kind, info >> 16, handle, chain, name, program_id)
 
 
+def _to_exit(body: bytes) -> Exit:
+    link = to_link(body)
+    details = attributes(attributes(body[LINK.size :]).get(_IFLA_LINKINFO, b""))
+    return Exit(link.index, link.name, link.hardware, _text(details.get(_IFLA_INFO_KIND, b"")))
+
+
 def _clsact(interface: int) -> bytes:
     return _tc(interface, _CLSACT_HANDLE, _CLSACT_PARENT) + _kind(_CLSACT)
 
@@ -103,6 +112,10 @@ def _bpf(interface: int, program: int, name: str, priority: int) -> bytes:
     return (
         _tc(interface, _HANDLE, _EXIT, priority) + _kind("bpf") + attribute(_TCA_OPTIONS, options)
     )
+
+
+def _named(interface: int, priority: int, handle: int) -> bytes:
+    return _tc(interface, handle, _EXIT, priority) + _kind("bpf")
 
 
 class Filters:
@@ -122,8 +135,7 @@ class Filters:
         Raises:
             OSError: The kernel could not be asked.
         """
-        links = map(to_link, self._netlink.dump(RTM_GETLINK, link_question()))
-        return [Exit(link.index, link.name, link.hardware) for link in links]
+        return [_to_exit(body) for body in self._netlink.dump(RTM_GETLINK, link_question())]
 
     def holder(self, interface: int) -> str:
         """The kind of qdisc that filters of an interface hang from; empty where there is none.
@@ -154,21 +166,36 @@ class Filters:
             if found is not None:
                 yield found
 
-    def add(self, interface: int, program: int, name: str, priority: int) -> None:
-        """Put a program at an exit that has its clsact qdisc.
+    def put(
+        self,
+        interface: int,
+        program: int,
+        name: str,
+        priority: int,
+        instead: Sequence[Filter] = (),
+    ) -> None:
+        """Put a program at an exit that has its clsact qdisc, in one step.
 
         Args:
             interface: The interface's index.
             program: The program's descriptor.
             name: What the filter is called.
             priority: Its place, 1 to 65,535; none of another kind may have it.
+            instead: bpf filters that are removed, whether the new one is refused or not.
 
         Raises:
-            FileExistsError: There is one of ours at that priority already.
+            FileExistsError: Another one is at that priority with that handle.
             OSError: Any other refusal of the kernel's.
         """
-        body = _bpf(interface, program, name, priority)
-        self._netlink.change(_RTM_NEWTFILTER, body, NLM_F_CREATE | NLM_F_EXCL)
+        new = _bpf(interface, program, name, priority)
+        removals = [
+            (_RTM_DELTFILTER, _named(interface, one.priority, one.handle), 0) for one in instead
+        ]
+        *_, refusal = self._netlink.change_together(
+            [*removals, (_RTM_NEWTFILTER, new, NLM_F_CREATE | NLM_F_EXCL)]
+        )
+        if refusal is not None:
+            raise refusal
 
     def add_with_clsact(self, interface: int, program: int, name: str, priority: int) -> None:
         """Put a program at an exit that has no clsact qdisc, and give it one, in one step.
@@ -205,8 +232,7 @@ class Filters:
             FileNotFoundError: There is none.
             OSError: Any other refusal of the kernel's.
         """
-        body = _tc(interface, handle, _EXIT, priority) + _kind("bpf")
-        self._netlink.change(_RTM_DELTFILTER, body)
+        self._netlink.change(_RTM_DELTFILTER, _named(interface, priority, handle))
 
     def remove_with_clsact(self, interface: int, priority: int, handle: int) -> None:
         """Take a bpf filter away from an exit, and its clsact qdisc if nothing else hangs from it.
@@ -224,7 +250,7 @@ class Filters:
         if others:
             self.remove(interface, priority, handle)
             return
-        body = _tc(interface, handle, _EXIT, priority) + _kind("bpf")
+        body = _named(interface, priority, handle)
         no_filter, no_clsact = self._netlink.change_together(
             [(_RTM_DELTFILTER, body, 0), (_RTM_DELQDISC, _clsact(interface), 0)]
         )

@@ -18,11 +18,13 @@ class Exit:
         index: Its number.
         name: Its name.
         hardware: What it is, by ARPHRD_ number (linux/if_arp.h).
+        kind: What the kernel calls a device that is none of hardware, such as "vlan"; else empty.
     """
 
     index: int
     name: str
     hardware: int
+    kind: str = ""
 
 
 @value

@@ -53,6 +53,7 @@ typedef __u64 u64;
 static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*map_update)(void *map, const void *key, const void *value,
 			  u64 flags) = (void *)BPF_FUNC_map_update_elem;
+static long (*map_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static u64 (*ktime_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static u64 (*socket_cookie)(void *context) = (void *)BPF_FUNC_get_socket_cookie;
 static long (*load_bytes)(const void *skb, u32 at, void *to,
@@ -510,7 +511,10 @@ SECTION("tc/egress_raw") int egress_raw(struct __sk_buff *skb)
 	return run(skb, 0, 0);
 }
 
-/* A socket is closed: say so if anything was wanted of it. */
+/*
+ * A socket is closed: say so if anything was wanted of it. TCP may have data to send for a while,
+ * so its entry stays until user space is told that the kernel has let go of the socket.
+ */
 SECTION("cgroup/release") int release(struct bpf_sock *sock)
 {
 	u64 cookie = socket_cookie(sock);
@@ -524,6 +528,8 @@ SECTION("cgroup/release") int release(struct bpf_sock *sock)
 		if (meter)
 			__sync_fetch_and_add(&meter->dropped_packets, 1);
 	}
+	if (sock->protocol != TCP)
+		map_delete(&sockets, &cookie);
 	return 1;
 }
 

@@ -33,6 +33,8 @@ _TEST_RUN, _INFO, _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH, _LINK_CREATE = (
     28,
 )
 
+_PROG_QUERY = 16
+
 # enum bpf_prog_type
 SCHED_CLS: Final = 3
 CGROUP_SOCK: Final = 9
@@ -42,11 +44,16 @@ TCX_EGRESS: Final = 47
 # enum bpf_map_type
 RING: Final = 27
 
+# Flags of a link by TCX: ahead of all programs that are there (BPF_F_BEFORE, relative to none).
+FIRST: Final = 1 << 3
+
 # Flags of an update: a new entry or an old one, a new one only, an old one only.
 ANY, NO_EXIST, EXIST = 0, 1, 2
 # TEST_RUN: the packet has a sum of all its bytes, which has to be right afterwards.
 TEST_CHECKSUM: Final = 1 << 2
 
+# The kernel lets no more than this many programs stand at one place.
+_MOST_ATTACHED: Final = 64
 # What the verifier says of a program of ours at most, cut by the kernel if it is more.
 _LOG_BYTES: Final = 1 << 20
 # Of that, the last lines say what was wrong.
@@ -292,21 +299,42 @@ def prog_load(kind: int, code: bytes, licence: str, name: str, attach_type: int 
         raise OSError(first.errno, f"{first.strerror}{why}") from None
 
 
-def link_create(program: int, target: int, attach_type: int) -> int:
+def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program; a descriptor that detaches it when it is closed.
 
     Args:
         program: Its descriptor.
         target: An interface's index for TCX, a descriptor of its directory for a control group.
         attach_type: Where.
+        flags: `FIRST` for TCX, or none.
 
     Raises:
         OSError: No right (EPERM), no such interface (ENODEV), or the kernel has no such link
             (EINVAL).
     """
     # TCX goes on with an expected revision, which 0 leaves open.
-    attributes = struct.pack("=IIII32x", program, target, attach_type, 0)
+    attributes = struct.pack("=IIII32x", program, target, attach_type, flags)
     return _bpf(_LINK_CREATE, attributes, "attaching the program")[0]
+
+
+def query(target: int, attach_type: int) -> list[int]:
+    """The kernel's numbers of the programs that are attached somewhere, in their order.
+
+    Args:
+        target: As in `link_create`.
+        attach_type: Where.
+
+    Raises:
+        OSError: No right (EPERM), no such interface (ENODEV), or the kernel knows no such place
+            (EINVAL).
+    """
+    ids = ctypes.create_string_buffer(4 * _MOST_ATTACHED)
+    attributes = struct.pack(
+        "=IIIIQII32x", target, attach_type, 0, 0, _address(ids), _MOST_ATTACHED, 0
+    )
+    _, left = _bpf(_PROG_QUERY, attributes, "asking which programs are attached")
+    count: int = struct.unpack_from("=I", left, 24)[0]
+    return list(struct.unpack_from(f"={count}I", ids.raw))
 
 
 def info(fd: int, size: int) -> bytes:
