@@ -34,7 +34,12 @@ TIER: dict[Clock, tuple[str, ...]] = {
         "tests/other_kernel/test_vlan.py",
         "tests/other_kernel/test_wifi.py",
     ),
-    Clock.VIRTUAL: ("tests/other_kernel/test_fq.py", "tests/other_kernel/test_netem.py"),
+    Clock.VIRTUAL: (
+        "tests/other_kernel/test_departures.py",
+        "tests/other_kernel/test_fq.py",
+        "tests/other_kernel/test_meter.py",
+        "tests/other_kernel/test_netem.py",
+    ),
 }
 
 # For one run of pytest; seen are 1 to 2 minutes.
