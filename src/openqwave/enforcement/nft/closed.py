@@ -39,6 +39,8 @@ class ClosedSockets:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)
+        # A socket without a number of its own is taken for the sender, and left out.
+        self._socket.bind((0, 0))
         for group in _GROUPS:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)

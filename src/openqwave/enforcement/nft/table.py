@@ -162,7 +162,9 @@ class OwnTable:
             OSError: The kernel would not say.
         """
         generation = self.kernel.generation()
-        if self._handle is None or generation == self._generation:
+        if self._handle is None:
+            return next(iter(elements), None) is None
+        if generation == self._generation:
             return True
         if not self._stands():
             return False
