@@ -27,12 +27,15 @@ ALONE = (
 )
 # Of those, what asks only what happens and never how soon, and waits for it with patience.
 TOGETHER = (
+    "tests/kernel/test_attachment.py",
     "tests/kernel/test_restore.py",
     "tests/kernel/test_sequences_",
     "tests/kernel/test_service_crashes.py",
     "tests/kernel/test_service_install.py",
     "tests/kernel/test_service_readme.py",
     "tests/kernel/test_service_rights.py",
+    "tests/kernel/test_socket_release.py",
+    "tests/kernel/test_shaping_pool.py",
 )
 # What a process has in hand at most: enough to do while it waits for more, and not so much that
 # the last one has much to do when the others have nothing.
