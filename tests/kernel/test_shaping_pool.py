@@ -17,6 +17,7 @@ from openqwave.enforcement.shaping import leaves as leaves_module
 from openqwave.enforcement.shaping.leaves import MOST_LEAVES, STEP
 from openqwave.enforcement.shaping.queues import OUR_ROOT
 from openqwave.enforcement.shaping.shapers import Leaf, Shapers
+from openqwave.lab.capture import Direction
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.queues import ROOT_PARENT
@@ -110,7 +111,7 @@ def test_each_flow_has_its_leaf_and_both_ip_versions_share_it(ground: Ground) ->
 
 def test_what_no_flow_sends_passes_at_once(ground: Ground) -> None:
     grant(ground, rate_bps=10_000)
-    with ground.sender() as sock, ground.right.capture() as capture:
+    with ground.sender() as sock, ground.left.capture(Direction.OUTGOING) as capture:
         for number in range(200):
             sock.send(numbered(number, 1_000))
         # Of 10 kbit/s, 200 packets would take three minutes.
@@ -153,7 +154,7 @@ def test_a_crash_at_any_step_leaves_what_can_be_gone_on_with_and_cleaned_up(
     assert not Crashing.left
     assert grant(ground) == FIRST
     assert ground.shapers.observe() == {1: RATE_BPS}
-    with ground.sender(FIRST.classid) as sock, ground.right.capture() as capture:
+    with ground.sender(FIRST.classid) as sock, ground.left.capture(Direction.OUTGOING) as capture:
         sock.send(numbered(7, 100))
         assert numbers(capture.wait_for(1, timeout_s=PATIENCE_S, where=of_the_flow)) == [7]
     ground.another().clean_up()
@@ -337,7 +338,7 @@ def test_a_flow_over_two_interfaces_is_refused_and_one_that_moves_keeps_its_leaf
 
 def test_changing_the_rate_keeps_what_waits_in_order(ground: Ground) -> None:
     grant(ground, rate_bps=1_000_000)
-    with ground.sender(FIRST.classid) as sock, ground.right.capture() as capture:
+    with ground.sender(FIRST.classid) as sock, ground.left.capture(Direction.OUTGOING) as capture:
         for number in range(50):
             sock.send(numbered(number, 1_000))
         (leaf,) = ground.qdiscs.leaves(ground.interface, OUR_ROOT)
@@ -351,7 +352,7 @@ def test_changing_the_rate_keeps_what_waits_in_order(ground: Ground) -> None:
 
 def test_ending_a_flow_keeps_what_waits(ground: Ground) -> None:
     grant(ground, rate_bps=4_000_000)
-    with ground.sender(FIRST.classid) as sock, ground.right.capture() as capture:
+    with ground.sender(FIRST.classid) as sock, ground.left.capture(Direction.OUTGOING) as capture:
         for number in range(50):
             sock.send(numbered(number, 1_000))
         ground.shapers.end(1)
@@ -365,7 +366,7 @@ def test_a_larger_mtu_does_not_make_the_leaf_drop(
     # What is too long for the queue that cuts trains is dropped if it is no train.
     monkeypatch.setattr(leaves_module, "HEADROOM_BYTES", -700)
     grant(ground)
-    with ground.sender(FIRST.classid) as sock, ground.right.capture() as capture:
+    with ground.sender(FIRST.classid) as sock, ground.left.capture(Direction.OUTGOING) as capture:
         sock.send(numbered(0, 1_400))
         monkeypatch.undo()
         ground.outlets.have_changed()
