@@ -343,7 +343,7 @@ INLINE u32 by_tuple(const struct packet *packet)
 }
 
 /* The slot of a packet that may have one; reads the packet. 0: none. */
-INLINE u32 find(struct __sk_buff *skb, u32 link, u64 cookie, const struct socket_entry *entry,
+INLINE u32 find(struct __sk_buff *skb, u32 link, u64 cookie, u32 default_slot, u32 flags,
 		u32 tuples_present, struct packet *packet)
 {
 	struct fragment key = {};
@@ -367,14 +367,12 @@ INLINE u32 find(struct __sk_buff *skb, u32 link, u64 cookie, const struct socket
 	}
 	if (packet->is_later) {
 		slot = slot_at(&fragments, &key);
-		return slot || !entry ? slot : entry->default_slot;
+		return slot ? slot : default_slot;
 	}
-	if (entry) {
-		if (entry->flags & HAS_DESTINATIONS)
-			slot = by_destination(skb, cookie, packet);
-		if (!slot)
-			slot = entry->default_slot;
-	}
+	if (flags & HAS_DESTINATIONS)
+		slot = by_destination(skb, cookie, packet);
+	if (!slot)
+		slot = default_slot;
 	if (!slot && tuples_present)
 		slot = by_tuple(packet);
 	if (slot && packet->is_first)
@@ -478,18 +476,29 @@ apply:
 
 INLINE int run(struct __sk_buff *skb, u32 link, int may_tag)
 {
-	u32 zero = 0, slot;
+	u32 zero = 0, slot, default_slot = 0, flags = 0, tuples_present, seen;
 	u64 cookie = socket_cookie(skb);
 	const struct socket_entry *entry = map_lookup(&sockets, &cookie);
 	const struct settings *now = map_lookup(&settings, &zero);
 	struct packet packet = {};
 
-	if (!now || (!entry && !now->tuples) || skb->tc_index == now->seen)
+	/* Numbers instead of pointers from here on: Linux 6.1 minds where those were, without rights. */
+	if (!now)
 		return NEXT;
-	slot = find(skb, link, cookie, entry, now->tuples, &packet);
+	tuples_present = now->tuples;
+	seen = now->seen;
+	if (entry) {
+		default_slot = entry->default_slot;
+		flags = entry->flags;
+	} else if (!tuples_present) {
+		return NEXT;
+	}
+	if (skb->tc_index == seen)
+		return NEXT;
+	slot = find(skb, link, cookie, default_slot, flags, tuples_present, &packet);
 	if (!slot)
 		return NEXT;
-	skb->tc_index = now->seen;
+	skb->tc_index = seen;
 	return treat(skb, link, may_tag, slot, &packet);
 }
 
