@@ -64,7 +64,9 @@ _UP_FLAGS = 0x1 | 0x40 | 0x1_0000
 
 # RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE. Links too: an interface that
 # goes down takes its IPv4 routes along without a word.
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+_ROUTE_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+# And RTMGRP_TC.
+_OUTGOING_GROUPS = _ROUTE_GROUPS | 0x8
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +225,30 @@ def announced_link(kind: int, body: bytes) -> LinkState | None:
     return to_link(body)
 
 
-class RouteChanges:
-    """Hears of changes of links, addresses and routes in the calling thread's namespace."""
+class Changes:
+    """Hears of changes in the calling thread's network namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int) -> None:
+        """Begin to hear.
+
+        Args:
+            groups: Of what: RTMGRP_ flags of linux/rtnetlink.h.
+
+        Raises:
+            OSError: The kernel could not be asked.
+        """
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
         try:
-            self._socket.bind((0, _GROUPS))
+            self._socket.bind((0, groups))
         except BaseException:
             self._socket.close()
             raise
+
+    def fileno(self) -> int:
+        """Readable where something has happened."""
+        return self._socket.fileno()
 
     def have_happened(self) -> bool:
         """Has anything been announced since the last question?
@@ -248,3 +262,19 @@ class RouteChanges:
     def close(self) -> None:
         """Hear no more; harmless when done before."""
         self._socket.close()
+
+
+class RouteChanges(Changes):
+    """Hears of changes of links, addresses and routes."""
+
+    def __init__(self) -> None:
+        """Begin to hear; errors as with `Changes`."""
+        super().__init__(_ROUTE_GROUPS)
+
+
+class OutgoingChanges(Changes):
+    """Hears of all that decides where packets leave, and through which queues and filters."""
+
+    def __init__(self) -> None:
+        """Begin to hear; errors as with `Changes`."""
+        super().__init__(_OUTGOING_GROUPS)

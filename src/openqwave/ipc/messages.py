@@ -22,6 +22,7 @@ import msgspec
 from openqwave.ipc.errors import ProtocolError, reason_of
 from openqwave.ipc.rows import BackendRow as BackendRow
 from openqwave.ipc.rows import FlowRow as FlowRow
+from openqwave.ipc.rows import InterfaceRow as InterfaceRow
 from openqwave.ipc.rows import MemoryRow as MemoryRow
 from openqwave.ipc.rows import PathRow as PathRow
 from openqwave.ipc.rows import SinkRow as SinkRow

@@ -136,6 +136,22 @@ class BackendRow(_Row, frozen=True, kw_only=True, gc=False):
     reason: str = ""
 
 
+class InterfaceRow(_Row, frozen=True, kw_only=True, gc=False):
+    """One interface, where packets leave.
+
+    Attributes:
+        name: What it is called.
+        is_attached: Whether the mechanism works there.
+        words: How, or why not.
+        queue: The kind of its root queue.
+    """
+
+    name: str
+    is_attached: bool
+    words: str
+    queue: str = ""
+
+
 class SinkRow(_Row, frozen=True, kw_only=True, gc=False):
     """Whether the service answers other hosts' experiments, and why or why not."""
 
@@ -167,6 +183,7 @@ class StatusRow(_Row, frozen=True, kw_only=True):
         peers: Connections.
         lends: Whether descriptors are asked for with each request.
         backend: What marks packets.
+        interfaces: Where they leave; only of mechanisms that are attached there.
         sink: Whether it answers other hosts' experiments.
         memory: Where estimates are kept.
         counters: Incidents and the like, by name; for administrators.
@@ -187,4 +204,5 @@ class StatusRow(_Row, frozen=True, kw_only=True):
     backend: BackendRow
     sink: SinkRow
     memory: MemoryRow
+    interfaces: tuple[InterfaceRow, ...] = ()
     counters: dict[str, int] = {}

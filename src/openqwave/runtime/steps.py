@@ -207,6 +207,17 @@ class Steps:
         finally:
             self._hand_over(others)
 
+    def drop_closed(self) -> None:
+        """Drop sockets that the kernel said are closed."""
+        if not self.belongs_here():
+            return
+        others: list[Answer] = []
+        try:
+            with self._lock:
+                self._drop(list(self._backend.take_gone()), others)
+        finally:
+            self._hand_over(others)
+
     def _put(
         self, handle_id: int, request: Request, now_ns: int, others: list[Answer]
     ) -> Result | Pending:

@@ -1,9 +1,10 @@
 """qwaved: everything put together, in order, and taken apart again.
 
 Start: read the configuration, take the journal of the last run and give back what it had marked
-(a crash leaves marks on sockets that live on), open the listeners, say READY. End, by SIGTERM or
-Ctrl-C: stop listening, close every handle (which gives options back), close the rest. SIGHUP
-reads the configuration again; one with a mistake changes nothing.
+(a crash leaves marks on sockets that live on), take what it left out of the kernel, choose what
+marks packets, open the listeners, say READY. End, by SIGTERM or Ctrl-C: stop listening, close every
+handle (which gives options back), take everything out of the kernel, close the rest. SIGHUP reads
+the configuration again; one with a mistake changes nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING, Final
 from openqwave.drivers.links import Links
 from openqwave.drivers.reaching import ReachableSockets
 from openqwave.enforcement.journal import Journal
+from openqwave.enforcement.missing import MechanismMissing
 from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.errors import QosError
 from openqwave.runtime.runtime import Runtime
 from openqwave.service.activation import Listeners, listeners_for
 from openqwave.service.config import DEFAULT_PATH, Config, ConfigError, load
 from openqwave.service.estimates import EstimateStore
+from openqwave.service.kernel import Kernel
 from openqwave.service.notify import Notifier
 from openqwave.service.recovery import recover, retry
 from openqwave.service.server import Server
@@ -134,6 +137,7 @@ class Daemon:
 
         Raises:
             OSError: A file or a descriptor is not to be had.
+            MechanismMissing: What the configuration insists on is not to be had.
         """
         self.config = config
         self.listeners = listeners
@@ -152,16 +156,20 @@ class Daemon:
                 recovered.gone,
                 recovered.failed,
             )
+        options = SocketOptions(self._directory, Links(), self._journal)
+        self._kernel = Kernel(config.enforcement, options, self._directory)
         self._store = EstimateStore(Path(config.state_directory) / "paths.sqlite3")
         self.runtime = Runtime(
             config.policy,
             self._directory,
-            SocketOptions(self._directory, Links(), self._journal),
+            self._kernel.chosen,
             first_flow_id=_FIRST_FLOW_ID,
             memory=self._store,
         )
         name = f"qwaved {version('openqwave')}"
-        showing = Showing(self.runtime, self._store, config, listeners.path, self._started_ns)
+        showing = Showing(
+            self.runtime, self._store, self._kernel, config, listeners.path, self._started_ns
+        )
         self.server = Server(
             self.runtime,
             self._directory,
@@ -170,6 +178,7 @@ class Daemon:
             show=showing.show,
             limits=config.server_limits,
         )
+        self._kernel.watch(self.server)
         self._showing = showing
         self._notifier = Notifier()
 
@@ -195,7 +204,7 @@ class Daemon:
             self._serve_sink()
             _log.info("listening at %s", self.listeners.path)
             self._notifier.ready(f"listening at {self.listeners.path}")
-            self.server.run(self._notifier.keep_alive, self._settle_debts)
+            self.server.run(self._tick, self._settle_debts)
         finally:
             self._notifier.stopping()
             for number, handler in before.items():
@@ -206,13 +215,17 @@ class Daemon:
         self._notifier.reloading()
         try:
             config = load(config_file)
+            self._kernel.can_be_had(config.enforcement)
         except ConfigError as error:
             _log.error("%s; the running configuration stays", error)
+        except MechanismMissing as error:
+            _log.error("%s; the running configuration stays", _refused(config, error))
         else:
             self.runtime.set_policy(config.policy)
             self.server.limits = config.server_limits
             self.config = self._showing.config = config
             logging.getLogger("openqwave").setLevel(config.log_level)
+            self._kernel.tell_what_waits(config.enforcement)
             self._serve_sink()
             _log.info("the configuration was read again")
         self._notifier.ready(f"listening at {self.listeners.path}")
@@ -222,9 +235,17 @@ class Daemon:
         self.server.close()
         self._showing.close()
         self.runtime.close()
+        self._kernel.close()
         self._store.close()
         self._journal.close()
         self.listeners.close()
+
+    def _tick(self) -> None:
+        """Once a second."""
+        self._notifier.keep_alive()
+        # What the kernel tells late: TCP that had something left to send.
+        self.runtime.drop_closed()
+        self._kernel.look_again(self.server)
 
     def _settle_debts(self) -> bool:
         """Give back what could not be given back in time; whether to go on soon."""
@@ -239,6 +260,11 @@ class Daemon:
             self.runtime.stop_sink()
         else:
             self.runtime.serve_sink(self.config.sink)
+
+
+def _refused(config: Config, error: MechanismMissing) -> str:
+    where = "the configuration" if config.path is None else str(config.path)
+    return f"{where}: enforcement.backend is {config.enforcement.backend!r}, but {error}"
 
 
 def _set_up_log(level: int) -> None:
@@ -275,6 +301,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         directory = options.run_directory or Path(listeners.path).parent
         with contextlib.closing(Daemon(config, listeners, directory)) as daemon:
             daemon.serve(options.config)
+    except MechanismMissing as error:
+        sys.stderr.write(f"qwaved: cannot run: {_refused(config, error)}\n")
+        return EXIT_FAILED
     except (OSError, QosError) as error:
         sys.stderr.write(f"qwaved: cannot run: {error}\n")
         return EXIT_FAILED

@@ -130,12 +130,23 @@ class Server:
         self._rests_until_s = 0.0
         self._debts_due_s = _NEVER_S
         self._ticks = 0
+        self._watched: dict[int, Callable[[], None]] = {}
         self._epoll = select.epoll()
         self._owners = Owners(self._epoll)
         self._epoll.register(self._wake.fd, select.EPOLLIN)
         for number, listener in self._listeners.items():
             listener.setblocking(False)
             self._epoll.register(number, select.EPOLLIN)
+
+    def watch(self, number: int, readable: Callable[[], None]) -> None:
+        """Have something else watched by the loop, to its end.
+
+        Args:
+            number: A descriptor; stays open as long as the server does.
+            readable: Called by the loop where it is readable; reads all that there is.
+        """
+        self._watched[number] = readable
+        self._epoll.register(number, select.EPOLLIN)
 
     # -- for any thread -----------------------------------------------------------------
 
@@ -256,6 +267,8 @@ class Server:
             self._wake.take()
             while self._orders:
                 self._orders.popleft()()
+        elif number in self._watched:
+            self._watched[number]()
         else:
             self._bury(number)
 

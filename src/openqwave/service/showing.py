@@ -25,12 +25,9 @@ if TYPE_CHECKING:
     from openqwave.runtime.runtime import Runtime
     from openqwave.service.config import Config
     from openqwave.service.estimates import EstimateStore
+    from openqwave.service.kernel import Kernel
     from openqwave.service.peers import Peer
     from openqwave.service.server import Server
-
-# The one mechanism that there is, and why.
-_BACKEND = "socket options"
-_BACKEND_REASON = "options of the programs' own sockets; there is no kernel data plane yet"
 
 
 class Showing:
@@ -44,6 +41,7 @@ class Showing:
         self,
         runtime: Runtime,
         store: EstimateStore,
+        kernel: Kernel,
         config: Config,
         socket_path: str,
         started_ns: int,
@@ -51,6 +49,7 @@ class Showing:
         self.config = config
         self._runtime = runtime
         self._store = store
+        self._kernel = kernel
         self._socket_path = socket_path
         self._started_ns = started_ns
         self._sending = SendingRates()
@@ -106,7 +105,7 @@ class Showing:
                 after,
                 now_ns=now_ns,
                 owners=visible,
-                backend=_BACKEND,
+                backend=self._kernel.chosen.name,
                 sending=self._sending,
             )
         )
@@ -126,7 +125,8 @@ class Showing:
                 handles=sum(each.handle_id != 0 for each in peers),
                 peers=len(peers),
                 lends=bool(server.cannot_reach(peer.process)),
-                backend=(_BACKEND, _BACKEND_REASON),
+                backend=(self._kernel.chosen.name, self._kernel.reason),
+                interfaces=self._runtime.look(lambda _: self._kernel.interfaces()),
                 sink=self._runtime.sink_state(),
                 memory=(str(self._store.path), self._store.state),
                 counters=(server.incidents.counts if peer.credentials().is_administrator else None),

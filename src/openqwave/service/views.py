@@ -22,6 +22,7 @@ from openqwave.ipc.messages import (
     PROTOCOL_VERSION,
     BackendRow,
     FlowRow,
+    InterfaceRow,
     MemoryRow,
     PathRow,
     SinkRow,
@@ -279,6 +280,7 @@ def status_row(
     backend: tuple[str, str],
     sink: tuple[bool, str],
     memory: tuple[str, str],
+    interfaces: tuple[InterfaceRow, ...] = (),
     counters: Mapping[str, int] | None = None,
 ) -> StatusRow:
     """How the service is.
@@ -297,6 +299,7 @@ def status_row(
         backend: What marks packets, and why it is that.
         sink: Whether it answers other hosts' experiments, and why or why not.
         memory: Where estimates are kept, and how that goes.
+        interfaces: Where packets leave.
         counters: Incidents and the like; None for whoever may not see them.
     """
     flows, paths = runtime.look(lambda engine: (engine.flow_count, engine.path_count))
@@ -316,6 +319,7 @@ def status_row(
         backend=BackendRow(name=backend[0], reason=backend[1]),
         sink=SinkRow(on=sink[0], reason=sink[1]),
         memory=MemoryRow(path=memory[0], state=memory[1]),
+        interfaces=interfaces,
         counters=dict(counters or {}),
     )
 

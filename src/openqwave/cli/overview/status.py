@@ -49,6 +49,9 @@ def _of_service(row: StatusRow) -> Iterator[tuple[str, str]]:
     yield "socket", clean(row.socket)
     yield "configuration", clean(row.config_file) or "none: the defaults"
     yield "marks by", _with_reason(row.backend.name, row.backend.reason)
+    for place in row.interfaces:
+        where = f"{clean(place.name)}, queue {clean(place.queue) or 'unknown'}"
+        yield "leaving by", _with_reason(where, place.words)
     yield "clients", f"{counted(row.peers, 'connection')}, {counted(row.handles, 'handle')}"
     yield "flows", f"{row.flows:,}"
     yield "paths", f"{row.paths:,}"

@@ -140,6 +140,12 @@ class FlowTable:
         packed = pack_treatment(treatment, classid, is_delayed, horizon_ns)
         syscalls.update(self._maps["treatments"], layout.SLOT.pack(slot), packed)
 
+    def read_treatments(self, slots: Collection[int]) -> dict[int, Treatment]:
+        """What is wanted of some flows' packets, by slot; rates as exact as they are kept."""
+        fd, size = self._maps["treatments"], layout.TREATMENT.size
+        found = {slot: syscalls.lookup(fd, layout.SLOT.pack(slot), size) for slot in slots}
+        return {slot: unpack_treatment(raw) for slot, raw in found.items() if raw is not None}
+
     def read_meters(self, slots: Collection[int]) -> dict[int, FlowTraffic]:
         """What the program has counted for some flows, by slot."""
         if not slots:
@@ -345,6 +351,19 @@ def pack_treatment(
         ps_per_byte,
         BURST_NS,
         horizon_ns,
+    )
+
+
+def unpack_treatment(raw: bytes) -> Treatment:
+    """The treatment that is written down; a rate that the program does not hold is left out."""
+    flags, dscp, _, pcp, _, priority, _, ps_per_byte, _, _ = layout.TREATMENT.unpack(raw)
+    is_held = flags & (layout.METER | layout.DELAY) and ps_per_byte
+    return Treatment(
+        dscp=dscp if flags & layout.MARK else None,
+        queue_priority=priority if flags & layout.PRIORITY else None,
+        rate_bps=round(_PS_PER_S_AND_BYTE / ps_per_byte) if is_held else None,
+        excess_is_remarked=bool(flags & layout.METER),
+        pcp=pcp if flags & layout.TAG else None,
     )
 
 
