@@ -27,7 +27,8 @@ pytestmark = pytest.mark.kernel
 MBPS = 1_000_000
 DSCP = 40
 RATES = [1 * MBPS, 8 * MBPS, 20 * MBPS, 100 * MBPS, 500 * MBPS]
-TOLERANCE = 0.02 if is_virtual() else 0.1
+# Seen are 0.003 %; of real time, some percent.
+TOLERANCE = 0.005 if is_virtual() else 0.1
 
 
 def shaped(rate_bps: int, dscp: int | None = DSCP) -> Treatment:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import openqwave as qw
+from openqwave.model.flow import Treatment
 from tests.other_kernel import devices
 from tests.other_kernel.frames import Frames, user_priority
+from tests.other_kernel.program import BOTH_WAYS, endpoint
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host, Lab
+    from tests.other_kernel.program import Program
 
 pytestmark = pytest.mark.kernel
 
@@ -52,15 +55,19 @@ class WiFi:
 
     Attributes:
         station: Where packets are sent from.
+        interface: Through which card.
         air: Frames with their radiotap headers.
     """
 
     station: Host
+    interface: str
     air: Frames
 
-    def sent(self, sock: socket.socket, payload: bytes) -> tuple[int | None, str | None]:
+    def sent(
+        self, sock: socket.socket, payload: bytes, port: int = PORT
+    ) -> tuple[int | None, str | None]:
         """Send a datagram; the user priority and the access category that it had in the air."""
-        sock.sendto(payload, (ACCESS_POINT, PORT))
+        sock.sendto(payload, (ACCESS_POINT, port))
         frame = self.air.first(lambda frame: payload in frame.data)
         priority = user_priority(frame.data)
         return priority, None if priority is None else CATEGORIES[priority]
@@ -105,7 +112,7 @@ def wifi(lab: Lab, tmp_path: Path) -> Iterator[WiFi]:
             receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with receiver, Frames("hwsim0") as air:
             receiver.bind((ACCESS_POINT, PORT))
-            yield WiFi(station, air)
+            yield WiFi(station, names[1], air)
     finally:
         hostapd.terminate()
         hostapd.communicate(timeout=TIMEOUT_S)
@@ -171,6 +178,23 @@ def test_a_flow_has_its_access_category(wifi: WiFi, sock: socket.socket) -> None
     assert wifi.sent(sock, b"in no flow") == (0, "BE")
 
 
-def test_cards_come_back(wifi: WiFi, sock: socket.socket) -> None:
-    # The test above has let go of its hosts, but not of the cards.
-    assert wifi.sent(sock, b"in no flow") == (0, "BE")
+@BOTH_WAYS
+def test_destinations_of_one_socket_have_theirs(
+    wifi: WiFi, sock: socket.socket, program: Program, way: str
+) -> None:
+    program.attach(wifi.station, wifi.interface, way)
+    voice, video = Treatment(dscp=56, queue_priority=6), Treatment(dscp=40, queue_priority=6)
+    program.flow(sock, voice, endpoint(ACCESS_POINT, PORT))
+    program.flow(sock, video, endpoint(ACCESS_POINT, PORT + 1))
+    assert wifi.sent(sock, b"voice") == (7, "VO")
+    assert wifi.sent(sock, b"video", PORT + 1) == (5, "VI")
+    assert wifi.sent(sock, b"neither", PORT + 2) == (0, "BE")
+
+
+def test_excess_falls_behind(wifi: WiFi, sock: socket.socket, program: Program) -> None:
+    program.attach(wifi.station, wifi.interface, "clsact")
+    # At a kilobit a second one packet takes longer than the burst that a flow may begin with.
+    metered = Treatment(dscp=40, queue_priority=6, rate_bps=1_000, excess_is_remarked=True)
+    program.flow(sock, metered)
+    assert wifi.sent(sock, b"conforms") == (5, "VI")
+    assert wifi.sent(sock, b"exceeds") == (0, "BE")
