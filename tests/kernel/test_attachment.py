@@ -334,6 +334,18 @@ def test_a_killed_process_leaves_nothing_after_the_next_start(host: Host, with_t
             assert shown(host) == before
 
 
+def test_a_bare_qdisc_of_others_stays(host: Host) -> None:
+    tc(host, "qdisc add dev eth0 clsact")
+    before = shown(host)
+    with on(host, with_tcx=False) as exits:
+        exits.reconcile()
+        assert exits.is_everywhere
+        exits.clean_up()
+        assert shown(host) == before
+        exits.reconcile()
+    assert shown(host) == before
+
+
 def test_a_qdisc_of_ours_that_others_use_stays(host: Host) -> None:
     with on(host, with_tcx=False) as exits:
         exits.reconcile()
