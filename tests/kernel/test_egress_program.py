@@ -147,6 +147,19 @@ def test_fragments_have_the_marks_of_the_first(
             assert all(packet.is_sum_right() for packet in seen)
 
 
+@pytest.mark.parametrize(("name", "pcp"), [("egress", 6), ("egress_untagged", None)])
+def test_tags_only_where_they_may_be(
+    pair: tuple[Host, Host], program: EgressProgram, wire: Wire, name: str, pcp: int | None
+) -> None:
+    left, right = pair
+    slot = flow(program, Treatment(dscp=46, pcp=6))
+    with udp(left) as sock, attached(program, left, name):
+        program.table.put_socket(cookie_of(sock), slot)
+        sock.sendto(b"x", (right.ipv6, 20_000))
+        seen = wire.take(1, lambda packet: packet.port == 20_000)
+    assert [(packet.dscp, packet.pcp) for packet in seen] == [(46, pcp)]
+
+
 def test_tcp_is_marked_and_delivered(
     pair: tuple[Host, Host], program: EgressProgram, wire: Wire
 ) -> None:
