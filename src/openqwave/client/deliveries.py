@@ -57,6 +57,8 @@ class Deliveries:
 
     def hand_over(self) -> None:
         """Hand over what there is."""
+        if not self._waiting:
+            return
         delivery = _Delivery()
         try:
             while self._waiting:

@@ -77,6 +77,9 @@ class State(Enum):
     CLOSING = auto()  # It asked to close, and was not answered yet.
     OVER = auto()
 
+    # Each is one object. Python's own goes by the name, and takes long.
+    __hash__ = object.__hash__
+
 
 class Step(Enum):
     """What moves it on, from either end."""
@@ -86,6 +89,8 @@ class Step(Enum):
     REQUEST = auto()
     LOSE = auto()
     CLOSE = auto()
+
+    __hash__ = object.__hash__
 
 
 # Whatever is not here, the end that does it may not do. From every state a farewell, the answer

@@ -47,7 +47,8 @@ _log = logging.getLogger("openqwave.service")
 _READ_BYTES: Final = ms.MAX_REQUEST_BYTES + 1
 _DESCRIPTOR_SPACE: Final = socket.CMSG_SPACE(ms.MAX_DESCRIPTORS * array.array("i").itemsize)
 _READ_FLAGS: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-_CUT: Final = socket.MSG_TRUNC | socket.MSG_CTRUNC
+# A number: what is combined with a flag of Python's becomes one, which takes long.
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
@@ -142,9 +143,9 @@ class Peer:
         return not (self.is_over or self._end.is_backed_up)
 
     @property
-    def wants_to_write(self) -> bool:
-        """Is something queued?"""
-        return self._end.next_packet() is not None
+    def queued_bytes(self) -> int:
+        """What could not be sent yet."""
+        return self._end.queued_bytes
 
     def read(self) -> None:
         """Take one packet in, and do what it asks."""

@@ -280,9 +280,10 @@ class Server:
         if peer.is_over:
             self._close(peer)
             return
-        watched = _ONCE if peer.wants_to_read else select.EPOLLONESHOT
-        if peer.wants_to_write:
-            watched |= _WRITING
+        if not peer.queued_bytes:
+            watched = _ONCE
+        else:
+            watched = _WRITING | (_ONCE if peer.wants_to_read else select.EPOLLONESHOT)
         self._epoll.modify(number, watched)
 
     # -- connections --------------------------------------------------------------------
