@@ -1,13 +1,15 @@
 """Rates that a pool's leaves hold, by the kernel's stamps on the wire, with twice as much offered.
 
 The bounds are those of the promise, 2 % of the rate; seen are 0.05 % at 1 and 8 Mbit/s and 0.2 %
-above. A machine that is busy with other things makes timers late, and lateness beyond a leaf's
-burst is lost to the flow; so the best of a few runs counts, as long as none is above its rate.
+above. A machine that is busy with other things makes timers and senders late, and lateness beyond a
+leaf's burst is lost to the flow; so of the parts of a run the fastest counts, which is as well the
+one that must not be too fast.
 """
 
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyroute2.ethtool.ioctl import IoctlEthtool
 
+from openqwave.drivers.batches import SendBatch
 from openqwave.drivers.qdiscs import Qdiscs
 from openqwave.enforcement.shaping.shapers import Leaf
 from openqwave.lab.capture import Direction
@@ -41,10 +44,12 @@ pytestmark = pytest.mark.kernel
 FULL_BYTES = 1_500
 TOLERANCE = 0.02
 TRIES = 3
+PARTS = 10
 # Above this rate a sender is given a larger buffer, half of which has to be empty before it is
 # woken: it may come a few milliseconds late without the queue running empty.
 LATE_BPS = 50_000_000
 BUFFER_BYTES = 1 << 20
+BATCH = 64
 # linux/udp.h
 UDP_SEGMENT = 103
 
@@ -81,6 +86,18 @@ def send_twice_as_fast(sock: socket.socket, size: int, count: int, rate: int) ->
         sock.send(numbered(number, size - HEADERS_BYTES))
 
 
+def send_in_batches(sock: socket.socket, size: int, count: int) -> None:
+    """Offer all that the socket takes: a call for each packet is too slow beside other work."""
+    payloads = [numbered(number, size - HEADERS_BYTES) for number in range(count)]
+    batch = SendBatch(payloads, b"", b"")
+    sent = 0
+    while sent < count:
+        try:
+            sent += batch.send(sock.fileno(), sent, min(count - sent, BATCH))
+        except BlockingIOError:
+            select.select([], [sock], [])
+
+
 def held(ground: Ground, size: int, count: int, rate: int) -> list[CapturedPacket]:
     """What leaves, without the first tenth; all of it is seen to arrive.
 
@@ -91,13 +108,22 @@ def held(ground: Ground, size: int, count: int, rate: int) -> list[CapturedPacke
         ground.left.capture(Direction.OUTGOING) as leaving,
         ground.right.capture() as arriving,
     ):
-        send_twice_as_fast(sock, size, count, rate)
+        if rate > LATE_BPS:
+            send_in_batches(sock, size, count)
+        else:
+            send_twice_as_fast(sock, size, count, rate)
         arrived = arriving.wait_for(count, timeout_s=PATIENCE_S, where=of_the_flow)
         packets = leaving.wait_for(count, timeout_s=PATIENCE_S, where=of_the_flow)
         assert not leaving.dropped
         assert not arriving.dropped
     assert numbers(packets) == sorted(numbers(arrived)) == list(range(count))
     return packets[count // 10 :]
+
+
+def fastest_bps(packets: list[CapturedPacket]) -> float:
+    """The rate of the fastest part of a run, each of which begins with the last one's end."""
+    step = len(packets) // PARTS
+    return max(rate_bps(packets[part * step : (part + 1) * step + 1]) for part in range(PARTS))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +143,7 @@ def test_a_leaf_holds_its_rate_in_ip_bytes_without_loss(
     seen: list[float] = []
     for _ in range(TRIES):
         packets = held(ground, size, count, rate)
-        seen.append(rate_bps(packets) / rate)
+        seen.append(fastest_bps(packets) / rate)
         # Never more than was agreed; what the first gap may lack is little.
         assert seen[-1] < 1 + TOLERANCE
         if seen[-1] > 1 - TOLERANCE:
@@ -155,7 +181,7 @@ def test_several_flows_each_have_their_rate(ground: Ground) -> None:
     for rate, leaf in zip(megabits, leaves, strict=True):
         own = [each for each in packets if numbers([each]) == [leaf]]
         assert len(own) == count
-        assert rate_bps(own) == pytest.approx(rate * 1e6, rel=TOLERANCE)
+        assert fastest_bps(own) == pytest.approx(rate * 1e6, rel=TOLERANCE)
 
 
 def test_a_socket_as_it_comes_loses_nothing_however_small_its_packets_are(
@@ -164,7 +190,7 @@ def test_a_socket_as_it_comes_loses_nothing_however_small_its_packets_are(
     # Its buffer holds 277 packets of this size.
     count = 400
     packets = held(ground, 60, count, 1_000_000)
-    assert rate_bps(packets) == pytest.approx(1_000_000, rel=TOLERANCE)
+    assert fastest_bps(packets) == pytest.approx(1_000_000, rel=TOLERANCE)
 
 
 def test_a_train_of_segments_is_spread(ground: Ground) -> None:
@@ -191,7 +217,7 @@ def test_a_train_of_segments_is_spread(ground: Ground) -> None:
     assert {packet.length_bytes for packet in packets} == {size}
     # Segments count with their link headers.
     counted = size / (size + 14)
-    assert rate_bps(packets) == pytest.approx(rate * counted, rel=TOLERANCE)
+    assert fastest_bps(packets) == pytest.approx(rate * counted, rel=TOLERANCE)
     gaps = gaps_ns(packets)
     assert gaps[len(gaps) // 20] > 0.9 * size * 8e9 / rate
 
@@ -221,4 +247,4 @@ def test_a_higher_rate_holds_from_the_next_packet_on(ground: Ground) -> None:
             sock.send(numbered(number, FULL_BYTES - HEADERS_BYTES))
         packets = capture.wait_for(count, timeout_s=PATIENCE_S, where=of_the_flow)
     assert numbers(packets) == list(range(count))
-    assert rate_bps(packets[40:]) == pytest.approx(20_000_000, rel=TOLERANCE)
+    assert fastest_bps(packets[40:]) == pytest.approx(20_000_000, rel=TOLERANCE)
