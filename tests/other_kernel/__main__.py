@@ -35,6 +35,8 @@ TIER: dict[Clock, tuple[str, ...]] = {
         "tests/other_kernel/test_wifi.py",
     ),
     Clock.VIRTUAL: (
+        "tests/kernel/test_shaping_fq.py",
+        "tests/kernel/test_shaping_rates.py",
         "tests/other_kernel/test_departures.py",
         "tests/other_kernel/test_fq.py",
         "tests/other_kernel/test_meter.py",
