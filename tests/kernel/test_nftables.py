@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 PATIENCE_S = 20.0
+IP = shutil.which("ip") or "/sbin/ip"
 NFT = shutil.which("nft") or "/usr/sbin/nft"
 # Six flows: each their DSCP and priority, and ECN that the application set.
 SIX = (
@@ -45,6 +46,8 @@ SIX = (
     Treatment(),
 )
 PEERS = 100
+# linux/in.h; the socket module has no name for it.
+IP_PKTINFO = 8
 ECN = 2
 # What an application set of its own, on sockets in no flow.
 OWN_TOS = 20 << 2 | 1
@@ -263,8 +266,7 @@ def test_link_local_destinations_go_by_their_interface(
     for address in ("fe80::1234", "fe80::1235"):
         # Nobody is asked who has them.
         known_as = ["lladdr", "02:00:00:00:00:01", "dev", left.interface.name]
-        ip = shutil.which("ip") or "/sbin/ip"
-        left.run(subprocess.run, [ip, "neigh", "add", address, *known_as], check=True)
+        left.run(subprocess.run, [IP, "neigh", "add", address, *known_as], check=True)
     applied(marks, plan(cookie, flow))
     with left.capture(Direction.OUTGOING) as capture:
         sock.sendto(b"x", ("fe80::1234", 20_002, 0, index))
@@ -358,6 +360,48 @@ def test_two_sockets_of_one_port_share_or_are_refused(
         plan(one, share(1, Treatment(8, 1), peer)),
     )
     assert [packet.dscp for packet in seen(right, [(pairs[0], peer)])] == [8]
+
+
+def test_a_socket_with_an_address_is_told_from_one_without(
+    pair: tuple[Host, Host], known: Known, marks: NftMarks
+) -> None:
+    left, right = pair
+    with left.enter():
+        pairs = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    for sock, address in zip(pairs, ("", left.ipv4), strict=True):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, 5_004))
+    peer = right.ipv4, 20_002
+    wildcard, exact = map(known.add, pairs)
+    left.run(subprocess.run, [IP, "addr", "add", "10.255.0.1/32", "dev", "lo"], check=True)
+    applied(marks, plan(wildcard, share(1, Treatment(8, 1), peer)))
+    applied(marks, plan(exact, share(2, Treatment(46, 6), peer)))
+    assert [packet.dscp for packet in seen(right, [(pairs[1], peer)])] == [46]
+    assert marks.traffic([1, 2])[2].packets == 1
+    # From another address it can only be the one without.
+    info = b"\0\0\0\0" + packed("10.255.0.1") + bytes(4)
+    with right.capture(Direction.INCOMING) as capture:
+        pairs[0].sendmsg([b"x"], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, peer)
+        packets = capture.wait_for(
+            1, timeout_s=PATIENCE_S, where=lambda packet: packet.protocol == 17
+        )
+    assert [packet.dscp for packet in packets] == [8]
+
+
+def test_what_does_not_fit_in_one_transaction_is_refused_whole(
+    pair: tuple[Host, Host], known: Known, marks: NftMarks
+) -> None:
+    left, right = pair
+    _, cookie = udp(left, known)
+    applied(marks, plan(cookie, share(1, Treatment(8, 1), (right.ipv4, 20_002))))
+    room = marks._table.kernel._socket  # noqa: SLF001
+    room.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    peers = [(right.ipv4, port) for port in range(1_000, 2_000)]
+    refusal = marks.apply((plan(cookie, share(1, Treatment(46, 6), *peers)),))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is ErrorCode.ERROR_NO_SYSTEM_RESOURCES
+    assert "wmem_max" in refusal.detail
+    assert marks.observe() == {cookie: Treatment(8, 1)}
 
 
 def test_closed_sockets_are_told_and_their_elements_gone(
@@ -551,10 +595,10 @@ def test_the_cost_of_an_update_does_not_grow_with_the_table(
     def fill(count: int) -> None:
         peers = [(f"10.{index >> 8}.{index & 255}.1", 9) for index in range(count)]
         # A socket of a user namespace may not send more at once.
-        for end in range(0, count + 1, 1_000):
+        for end in (*range(0, count, 1_000), count):
             applied(marks, plan(many, share(2, Treatment(40, 5), *peers[:end])))
 
-    fill(0)
+    fill(10)
     cost()
     small, small_bytes = cost()
     fill(10_000)

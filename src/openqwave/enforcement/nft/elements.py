@@ -11,16 +11,19 @@ had counted, so that numbers never go back.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Final, TypeAlias
 
 from openqwave.enforcement.nft.netlink import (
     DELETE_ELEMENT,
     DELETE_TABLE,
     GET_ELEMENT,
+    GET_RULE,
     GET_TABLE,
     NEW_ELEMENT,
     Netfilter,
@@ -35,11 +38,16 @@ from openqwave.model.value import value
 # linux/netfilter/nf_tables.h. Of a table, of a list of elements, of an element, of data, of an
 # expression, of a counter.
 _TABLE_NAME, _TABLE_HANDLE, _TABLE_USERDATA = 1, 4, 6
+_RULE_TABLE = 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _KEY, _DATA, _USERDATA, _EXPRESSION = 1, 2, 6, 7
 _VALUE = 1
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
+# The name of the expression and two heads come before what a counter holds.
+_COUNTER_AT = 12 + 4
+_DATA_BYTES = 8
+_COMMENT_WORDS = 4
 # What nft itself keeps a comment under (libnftnl/udata.h): kind, length, text with its zero.
 _COMMENT = 0
 _CHOICE = struct.Struct("=I")
@@ -107,17 +115,9 @@ def putting(place: Place, element: Element, count: Count = NOTHING) -> Message:
     """The message that puts an element, which begins with what was counted."""
     name, key = place
     comment = text(f"flow {element.flow_id} socket {element.cookie:x}")
-    counter = nest(
-        _EXPRESSION,
-        attribute(_EXPRESSION_NAME, text("counter")),
-        nest(
-            _EXPRESSION_DATA,
-            attribute(_COUNTER_BYTES, _COUNT.pack(count[1])),
-            attribute(_COUNTER_PACKETS, _COUNT.pack(count[0])),
-        ),
-    )
-    data = nest(_DATA, attribute(_VALUE, _CHOICE.pack(element.choice))) if element.choice else b""
     userdata = attribute(_USERDATA, bytes((_COMMENT, len(comment))) + comment)
+    data = _data(element.choice) if element.choice else b""
+    counter = _NO_COUNT if count == NOTHING else _counter(count)
     return NEW_ELEMENT, _at(name, _key(key), data, userdata, counter)
 
 
@@ -173,11 +173,43 @@ def table_facts(kernel: Netfilter) -> TableFacts | None:
     return None
 
 
+def list_rules(kernel: Netfilter) -> list[bytes]:
+    """All rules of our table, as the kernel tells them; for comparing.
+
+    The library would read all elements of all maps for that.
+
+    Raises:
+        OSError: The kernel would not say.
+    """
+    return kernel.list_all(GET_RULE, attribute(_RULE_TABLE, text(TABLE)))
+
+
 def removing(table: TableFacts) -> Message:
     """The message that removes a table with all in it: this one, not another of its name."""
     return DELETE_TABLE, attribute(_TABLE_HANDLE, _COUNT.pack(table.handle))
 
 
+def _counter(count: Count) -> bytes:
+    return nest(
+        _EXPRESSION,
+        attribute(_EXPRESSION_NAME, text("counter")),
+        nest(
+            _EXPRESSION_DATA,
+            attribute(_COUNTER_BYTES, _COUNT.pack(count[1])),
+            attribute(_COUNTER_PACKETS, _COUNT.pack(count[0])),
+        ),
+    )
+
+
+_NO_COUNT: Final = _counter(NOTHING)
+
+
+@cache
+def _data(choice: int) -> bytes:
+    return nest(_DATA, attribute(_VALUE, _CHOICE.pack(choice)))
+
+
+@cache
 def _container(name: str) -> bytes:
     return attribute(_LIST_TABLE, text(TABLE)) + attribute(_LIST_SET, text(name))
 
@@ -194,25 +226,34 @@ def _elements(answer: bytes) -> Iterator[tuple[bytes, Element | None, Count]]:
     for kind, listed in attributes(answer):
         if kind == _LIST_ELEMENTS:
             for _, body in attributes(listed):
-                yield _read(dict(attributes(body)))
+                yield _read(body)
 
 
-def _read(found: dict[int, bytes]) -> tuple[bytes, Element | None, Count]:
-    key = dict(attributes(found.get(_KEY, b""))).get(_VALUE, b"")
-    data = dict(attributes(found.get(_DATA, b""))).get(_VALUE, bytes(4))
-    expression = dict(attributes(found.get(_EXPRESSION, b"")))
-    counter = dict(attributes(expression.get(_EXPRESSION_DATA, b"")))
-    count = tuple(
-        int.from_bytes(counter.get(number, b""), "big")
-        for number in (_COUNTER_PACKETS, _COUNTER_BYTES)
-    )
-    words = _comment(found.get(_USERDATA, b"")).split()
-    try:
-        _, flow_id, _, cookie = words
-        element = Element(_CHOICE.unpack(data)[0], int(cookie, 16), int(flow_id))
-    except (ValueError, struct.error):
-        element = None
-    return key, element, (count[0], count[1])
+def _read(body: bytes) -> tuple[bytes, Element | None, Count]:
+    """One element; written for speed, as a list may have a hundred thousand."""
+    key = comment = b""
+    choice = packets = octets = 0
+    for kind, found in attributes(body):
+        if kind == _KEY:
+            # One value, whose own head is four bytes.
+            key = found[4:]
+        elif kind == _DATA:
+            # A verdict is longer, and none of ours.
+            choice = _CHOICE.unpack_from(found, 4)[0] if len(found) == _DATA_BYTES else 0
+        elif kind == _USERDATA:
+            comment = found
+        elif kind == _EXPRESSION:
+            for number, counted in attributes(found[_COUNTER_AT:]):
+                if number == _COUNTER_PACKETS:
+                    packets = _COUNT.unpack(counted)[0]
+                elif number == _COUNTER_BYTES:
+                    octets = _COUNT.unpack(counted)[0]
+    words = _comment(comment).split()
+    element = None
+    if len(words) == _COMMENT_WORDS:
+        with contextlib.suppress(ValueError):
+            element = Element(choice, int(words[3], 16), int(words[1]))
+    return key, element, (packets, octets)
 
 
 def _comment(userdata: bytes) -> str:

@@ -8,7 +8,7 @@ A context has one netlink socket, which belongs to the network namespace in whic
 Each command buffer is one transaction: all of it or nothing. After an error the context is thrown
 away, because release 1.0.6 was seen to crash when it went on with one.
 
-The library says what failed in English only: it never asks for a locale.
+It says what failed in English only: it never asks for a locale.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ def open_library(file: str = _FILE) -> ctypes.CDLL:
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
         getattr(library, name).restype = ctypes.c_char_p
-    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library
@@ -72,9 +71,6 @@ def open_library(file: str = _FILE) -> ctypes.CDLL:
 
 class Nft:
     """Runs commands as `nft` does."""
-
-    # nftables/libnftables.h: list no elements; numbers, not names, for all but protocols.
-    _TERSE = 1 << 11
 
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
         """Open the library in the network namespace of this thread.
@@ -128,7 +124,6 @@ class Nft:
             raise OSError(errno.ENOMEM, "libnftables could not be started")
         self._library.nft_ctx_buffer_output(context)
         self._library.nft_ctx_buffer_error(context)
-        self._library.nft_ctx_output_set_flags(context, self._TERSE)
         return int(context)
 
 

@@ -30,6 +30,7 @@ _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 
 # Message numbers of nftables.
 GET_TABLE, DELETE_TABLE, GET_GENERATION = 1, 2, 16
+GET_RULE = 7
 NEW_ELEMENT, GET_ELEMENT, DELETE_ELEMENT = 12, 13, 14
 _INET = 1  # NFPROTO_INET
 
@@ -185,7 +186,13 @@ class Netfilter:
 
     def _send(self, data: bytes) -> None:
         self._forget()
-        self._socket.sendto(data, (0, 0))
+        try:
+            self._socket.sendto(data, (0, 0))
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                detail = "more at once than the kernel takes; raise net.core.wmem_max"
+                raise OSError(errno.ENOBUFS, detail) from None
+            raise
 
     def _forget(self) -> None:
         """Throw away what came to a question that was given up."""

@@ -163,11 +163,6 @@ def make_treatment(choice: int, dscp: int | None, priority: int) -> str:
     )
 
 
-def list_table() -> str:
-    """The command that shows the table without elements."""
-    return f"list table {_IN}"
-
-
 def _class(priority: int) -> str:
     """A priority as nft reads and prints it: as tc's class ids, in hexadecimal.
 

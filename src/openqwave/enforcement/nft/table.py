@@ -28,6 +28,7 @@ from openqwave.enforcement.nft.elements import (
     TableFacts,
     choice_key,
     list_elements,
+    list_rules,
     putting,
     removing,
     table_facts,
@@ -38,7 +39,6 @@ from openqwave.enforcement.nft.ruleset import (
     COMMENT_BEGIN,
     TABLE,
     TREATMENTS,
-    list_table,
     make_container,
     make_table,
     make_treatment,
@@ -97,7 +97,7 @@ class OwnTable:
         self._containers: dict[str, None] = {}
         self._choices: dict[int, tuple[int | None, int]] = {}
         self._made: set[int] = set()
-        self._text = ""
+        self._rules: list[bytes] = []
         self._generation: int | None = None
 
     @property
@@ -141,7 +141,7 @@ class OwnTable:
             self._run("".join(map(make_container, fresh)) + self._chains(choices))
             self._containers.update(dict.fromkeys(fresh))
             self._made |= choices
-            self._text = self._nft.run(list_table())
+            self._rules = list_rules(self.kernel)
 
     def change(self, messages: list[Message]) -> None:
         """Carry out one transaction of elements.
@@ -169,7 +169,7 @@ class OwnTable:
         if not self._stands():
             return False
         try:
-            if self._nft.run(list_table()) != self._text:
+            if list_rules(self.kernel) != self._rules:
                 return False
             chosen = {key for (_, key), _, _ in list_elements(self.kernel, TREATMENTS)}
             found = {
@@ -205,7 +205,7 @@ class OwnTable:
         left = iter(elements)
         while some := list(itertools.islice(left, _PUT_BACK_AT_ONCE)):
             self.change([putting(place, element) for place, element in some])
-        self._text = self._nft.run(list_table())
+        self._rules = list_rules(self.kernel)
         self._handle = None if made is None else made.handle
 
     def counts(self) -> dict[Place, tuple[Element | None, Count]]:
@@ -230,7 +230,7 @@ class OwnTable:
         self._containers.clear()
         self._choices.clear()
         self._made.clear()
-        self._text = ""
+        self._rules = []
 
     def close(self) -> None:
         """Give back what is open; the table stays."""
