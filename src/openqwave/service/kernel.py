@@ -61,13 +61,21 @@ class Kernel:
         chosen: What carries out plans.
     """
 
-    def __init__(self, wishes: Wishes, options: SocketOptions, sockets: Sockets) -> None:
+    def __init__(
+        self,
+        wishes: Wishes,
+        options: SocketOptions,
+        sockets: Sockets,
+        *,
+        with_tcx: bool | None = None,
+    ) -> None:
         """Take away what a crash has left, and choose.
 
         Args:
             wishes: What the configuration says.
             options: Options of sockets.
             sockets: Finds applications' sockets.
+            with_tcx: Which way the program is attached; None for the best there is.
 
         Raises:
             MechanismMissing: The mechanism that the configuration names cannot be had.
@@ -75,7 +83,9 @@ class Kernel:
         """
         self._wishes = wishes
         self._sockets = sockets
+        self._with_tcx = with_tcx
         self._presence: Presence | None = None
+        self._nft: NftMarks | None = None
         self._due_s = 0.0
         self._told: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
@@ -108,13 +118,17 @@ class Kernel:
 
     def _candidates(self) -> Iterator[Candidate]:
         yield Candidate("bpf", self._plane, _TCP)
-        yield Candidate(
-            "nftables", lambda: NftMarks(self._sockets, own_namespace()), frozenset(Transport)
-        )
+        yield Candidate("nftables", self._table, frozenset(Transport))
 
     def _plane(self) -> DataPlane:
-        self._presence = Presence.begin(self._filters, self._diagnosis, _sizes(self._wishes))
+        self._presence = Presence.begin(
+            self._filters, self._diagnosis, _sizes(self._wishes), with_tcx=self._with_tcx
+        )
         return DataPlane(self._presence.table, self._presence, self._shapers)
+
+    def _table(self) -> NftMarks:
+        self._nft = NftMarks(self._sockets, own_namespace())
+        return self._nft
 
     def can_be_had(self, wishes: Wishes) -> None:
         """See whether other wishes could be fulfilled after a restart; changes nothing.
@@ -217,6 +231,8 @@ class Kernel:
             self.chosen.clean_up()
         except OSError as error:
             _log.error("not all could be taken out of the kernel: %s", error)
+        if self._nft is not None:
+            self._nft.close()
         self._stack.close()
 
 

@@ -47,11 +47,18 @@ class Presence:
         deaf: Why closed sockets are not heard of; empty where they are.
     """
 
-    def __init__(self, program: EgressProgram, filters: Filters, sockets: Sockets) -> None:
+    def __init__(
+        self,
+        program: EgressProgram,
+        filters: Filters,
+        sockets: Sockets,
+        *,
+        with_tcx: bool | None = None,
+    ) -> None:
         """Take over what was loaded; see `begin`."""
         self._program = program
         self._filters = filters
-        self._attachments = Attachments(program.programs, filters)
+        self._attachments = Attachments(program.programs, filters, with_tcx=with_tcx)
         self._lingering = Lingering(sockets)
         self._released: Released | None = None
         self._link: int | None = None
@@ -59,18 +66,21 @@ class Presence:
         self.deaf = ""
 
     @classmethod
-    def begin(cls, filters: Filters, sockets: Sockets, sizes: Sizes) -> Self:
+    def begin(
+        cls, filters: Filters, sockets: Sockets, sizes: Sizes, *, with_tcx: bool | None = None
+    ) -> Self:
         """Load the program and attach it to all interfaces of the network namespace.
 
         Args:
             filters: Of that namespace.
             sockets: Knows which sockets the kernel has, of all namespaces.
             sizes: Of the tables.
+            with_tcx: Which way it is attached: by TCX or clsact; None for the best there is.
 
         Raises:
             MechanismMissing: It cannot be loaded, or attached to no interface at all.
         """
-        made = cls(EgressProgram.load(sizes), filters, sockets)
+        made = cls(EgressProgram.load(sizes), filters, sockets, with_tcx=with_tcx)
         try:
             made._attach()
         except BaseException:
