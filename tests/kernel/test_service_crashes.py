@@ -101,8 +101,10 @@ def again(state: dict[str, Any], number: int) -> str:
 @pytest.fixture
 def service() -> Iterator[Qwaved]:
     with public_folder() as folder:
-        # A sink opens its ports by and by, and descriptors are counted here.
-        service = Qwaved(folder, config="[sink]\nenabled = false\n")
+        # What is in the kernel is gone with the service; options are not. A sink opens its ports by
+        # and by, and descriptors are counted here.
+        config = '[enforcement]\nbackend = "socket-options"\n[sink]\nenabled = false\n'
+        service = Qwaved(folder, config=config)
         try:
             yield service.start()
         finally:

@@ -62,17 +62,23 @@ def neighbour(service: Qwaved) -> Iterator[Actor]:
 
 def settle(state: dict[str, Any]) -> None:
     state["qos"] = qos = qw.open(service=True)
+    state["far"] = far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    far.bind(("127.0.0.1", 0))
+    far.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    far.settimeout(TIMEOUT_S)
     state["socket"] = sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.connect(("127.0.0.1", 9))
+    sock.connect(far.getsockname())
     state["flow"] = qos.add_socket(sock, traffic_type=qw.TrafficType.VOICE, adaptive=False)
 
 
 def change(state: dict[str, Any], count: int) -> None:
-    """Have a flow's marks changed, and see that they are."""
+    """Have a flow's marks changed, and see that they are, where packets arrive."""
     for number in range(count):
         kind, dscp = [(qw.TrafficType.VOICE, 56), (qw.TrafficType.BACKGROUND, 8)][number % 2]
         state["flow"].set_traffic_type(kind)
-        assert state["socket"].getsockopt(socket.IPPROTO_IP, socket.IP_TOS) >> 2 == dscp
+        state["socket"].send(b"x")
+        _, ((_, _, octet),), _, _ = state["far"].recvmsg(1, socket.CMSG_SPACE(1))
+        assert octet[0] >> 2 == dscp
 
 
 def connect(hello: bytes = HELLO) -> socket.socket:
