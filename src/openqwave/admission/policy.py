@@ -141,3 +141,8 @@ class Policy:
         """The code point of a traffic type, or None where packets stay untouched."""
         marks = self.marks[traffic_type]
         return None if marks is None else marks.dscp
+
+    def pcp_of(self, traffic_type: TrafficType) -> int | None:
+        """The 802.1p priority of a traffic type, or None where packets stay untouched."""
+        marks = self.marks[traffic_type]
+        return None if marks is None else marks.pcp

@@ -183,6 +183,8 @@ class PathView:
         since_ns: Everything in it was measured after this monotonic time; None if that is not
             known.
         sent_bytes: What experiments on the path have sent since they began, IP headers included.
+        carries_tags: Whether the path carries 802.1p tags, by probes that had some; None where that
+            was not tried.
     """
 
     fundamentals: Fundamentals
@@ -191,3 +193,4 @@ class PathView:
     confidence: float = 0.0
     since_ns: int | None = None
     sent_bytes: int = 0
+    carries_tags: bool | None = None

@@ -68,6 +68,11 @@ class PathFacts:
         """Is the host reached without a router?"""
         return not self.gateway
 
+    @property
+    def may_carry_tags(self) -> bool:
+        """Could 802.1p tags get to the far end: is it on a wired link?"""
+        return self.is_on_link and self.link_type is LinkType.WIRED
+
     def is_same_way(self, other: PathFacts) -> bool:
         """Do packets leave alike? What one may hold is learnt by and by, and does not count."""
         return (self.interface, self.source, self.gateway) == (

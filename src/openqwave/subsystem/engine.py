@@ -74,7 +74,7 @@ class _Change:
 
     `flow_id` names the flow that the caller believes in: should all its sockets turn out
     to be gone, the caller must hear so. `is_final` marks what cannot be refused any more,
-    `is_remarking` what a new policy wants.
+    `is_remarking` what a new policy wants, or a path about which something else is known now.
     """
 
     cookies: tuple[int, ...]
@@ -210,6 +210,8 @@ class Engine:
         if change.is_remarking:
             self._remarking.settle(is_applied=isinstance(outcome, Applied))
         if isinstance(outcome, Applied):
+            if self._registry.tags:
+                self._registry.note_tags(change.cookies, outcome.untagged)
             return self._settle(request_id, change, outcome.gone)
         if change.is_final:
             return self._settle(request_id, change, frozenset())
@@ -561,6 +563,8 @@ class Engine:
                 for pending in self._pending.of_flow(flow):
                     self._complete(pending, ABORTED)
             self._ending.clear()
+        if registry.tags.have_changed:
+            self._remarking.begin_towards(registry.tags.take())
         if self._remarking:
             cookies = self._remarking.take()
             if cookies:

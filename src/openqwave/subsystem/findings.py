@@ -48,8 +48,15 @@ _HOPELESS: Final = frozenset(
 HOST_IS_OVER: Final = frozenset({ErrorCode.ERROR_GEN_FAILURE, ErrorCode.ERROR_OPERATION_ABORTED})
 
 
-def view_of(told: Told, congestion: Congestion) -> PathView:
-    """The view that an estimate and the last verdict make together."""
+def view_of(told: Told, congestion: Congestion, *, were_tagged: bool = False) -> PathView:
+    """The view that an estimate and the last verdict make together.
+
+    Args:
+        told: The estimate.
+        congestion: The verdict.
+        were_tagged: The probes that were to have 802.1p tags had them. Without, that they came
+            through says nothing of tags.
+    """
     report = told.report
     available = report.available_bps
     claimed = available if isinstance(available, Estimate) else None
@@ -60,6 +67,7 @@ def view_of(told: Told, congestion: Congestion) -> PathView:
         0.0 if claimed is None else claimed.confidence,
         told.since_ns,
         told.sent_bytes,
+        report.supports_priority if were_tagged else None,
     )
 
 

@@ -8,7 +8,11 @@ What marks a flow's packets is a small state machine, kept as a table:
     ENDED        a rate of 0 ended shaping and marking, until a type or rate is set
 
 A contract that only shapes leaves packets unmarked whatever the state (the SDK header's
-word against the web page's).
+word against the web page's). One that re-marks what is above its rate gives such packets DSCP 0,
+and 802.1p 0 where the others have a tag.
+
+Where packets are marked, they also get a priority tag (802.1p) if the flow is adaptive and its
+path was shown to carry tags; which paths were is for `paths` to say.
 """
 
 from __future__ import annotations
@@ -74,9 +78,9 @@ MARKING_TABLE: dict[tuple[Marking, MarkingInput], Marking] = {
 
 
 @cache
-def _marked(dscp: int) -> Treatment:
-    """Marking with a code point and nothing else: one of 64 values, made once."""
-    return Treatment(dscp, queue_priority(dscp))
+def _marked(dscp: int, pcp: int | None) -> Treatment:
+    """Marks and nothing else: one of a few hundred values, made once."""
+    return Treatment(dscp, queue_priority(dscp), pcp=pcp)
 
 
 @value
@@ -113,21 +117,28 @@ class Settings:
             marking = Marking.UNADMITTED
         return Settings(self.traffic_type, marking)
 
-    def treatment(self, policy: Policy) -> Treatment:
-        """What the kernel must do with the packets."""
+    def treatment(self, policy: Policy, *, carries_tags: bool = False) -> Treatment:
+        """What the kernel must do with the packets.
+
+        Args:
+            policy: What has which marks.
+            carries_tags: The flow's path was shown to carry 802.1p tags.
+        """
         if self.marking is Marking.UNADMITTED or self.marking is Marking.ENDED:
             return UNTOUCHED
         contract = self.contract
         dscp = self.dscp if self.marking is Marking.BY_DSCP else policy.dscp_of(self.traffic_type)
+        pcp = policy.pcp_of(self.traffic_type) if carries_tags else None
         if contract is None:
-            return UNTOUCHED if dscp is None else _marked(dscp)
+            return UNTOUCHED if dscp is None else _marked(dscp, pcp)
         if contract.shaping is Shaping.SHAPE_ONLY:
-            dscp = None
+            dscp = pcp = None
         return Treatment(
             dscp,
             None if dscp is None else queue_priority(dscp),
             None if contract.is_self_paced else contract.rate_bps,
             contract.shaping is Shaping.USE_NON_CONFORMANT_MARKINGS,
+            pcp,
         )
 
 
@@ -152,6 +163,7 @@ class Flow:
             the transport that leads there.
         host: The far end of an adaptive flow's path, from its first socket on.
         quote: What was last said to be free for it, and is honoured for a moment.
+        is_untagged: No mechanism puts the tags of its treatment on its packets.
     """
 
     flow_id: int
@@ -163,6 +175,7 @@ class Flow:
     sockets: dict[int, dict[Endpoint, Transport]] = field(default_factory=dict)
     host: Endpoint | None = None
     quote: Quote | None = None
+    is_untagged: bool = False
 
     @property
     def held_bps(self) -> int:
@@ -172,9 +185,10 @@ class Flow:
 
     @property
     def marks(self) -> PacketPriority:
-        """What its packets really carry."""
-        # No path is proven to carry tags, and nothing here re-marks excess.
-        return PacketPriority(self.treatment.dscp or 0, 0, 0, 0)
+        """What its packets really carry; those above its contract, if any are told apart, zeros."""
+        treatment = self.treatment
+        pcp = 0 if treatment.pcp is None or self.is_untagged else treatment.pcp
+        return PacketPriority(treatment.dscp or 0, 0, pcp, 0)
 
     def path_host(self) -> Endpoint:
         """The far end of an adaptive flow's path."""

@@ -87,6 +87,21 @@ class Path:
         return (self.host, self.facts.first_hop)
 
     @property
+    def carries_tags(self) -> bool:
+        """Was it shown to carry 802.1p tags to its end, and is it still looked after?
+
+        A router ends the tag, and Wi-Fi has priorities of its own, which follow the DSCP.
+        """
+        facts, view = self.facts, self.view
+        return (
+            self.is_running
+            and view is not None
+            and view.carries_tags is True
+            and facts is not None
+            and facts.may_carry_tags
+        )
+
+    @property
     def is_measurable(self) -> bool:
         """Could estimates be had?"""
         return self.view is not None or not isinstance(self.obstacle, Unmeasurable)

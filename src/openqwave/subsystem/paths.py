@@ -28,7 +28,6 @@ its age. Of what contracts hold now nothing is taken to be in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from openqwave.estimate.congestion import FlowCongestion
@@ -54,7 +53,7 @@ from openqwave.subsystem.path import (
 from openqwave.subsystem.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
     from openqwave.admission.ledger import Ledger
     from openqwave.admission.policy import Experiments
@@ -132,7 +131,8 @@ class Paths:
     def locate(self, host: Endpoint, found: Found | None) -> list[Experiment]:
         """Learn how the host is reached, or why its path is not measured."""
         path = self._at(host.host())
-        if found is None or (path.facts is not None and _is_of_caller(found)):
+        is_of_caller = isinstance(found, Unmeasurable) and found.is_of_caller
+        if found is None or (path.facts is not None and is_of_caller):
             # Others' way is none the worse for it.
             return []
         effects: list[Experiment] = []
@@ -142,6 +142,7 @@ class Paths:
             before = path.facts
             is_another = before is not None and not found.is_same_way(before)
             path.facts = found
+            self._registry.tags.judge(path)
             if is_tried and not is_another:
                 self._registry.touched.add(path.host)
                 return []
@@ -172,6 +173,7 @@ class Paths:
             return path
         self._clear(path)
         path.view, path.seen_ns, path.is_remembered = view, now_ns, False
+        self._registry.tags.judge(path)
         self._judge(path, view.congestion, now_ns)
         if path.calm_ns is not None and (
             view.since_ns is None
@@ -222,6 +224,7 @@ class Paths:
 
     def _forget_view(self, path: Path) -> None:
         path.view, path.is_remembered = None, False
+        self._registry.tags.judge(path)
         path.congestion, path.calm_ns = Congestion(), None
         self._ledger.forget(path.host)
 
@@ -231,6 +234,7 @@ class Paths:
         if path is None or not path.is_running:
             return None
         path.is_running = path.is_alert = False
+        self._registry.tags.doubt(path)
         path.failing_ns = now_ns if path.failing_ns is None else path.failing_ns
         was_measured = path.view is not None or isinstance(path.obstacle, Refusal)
         if isinstance(why, Unmeasurable) and was_measured:
@@ -277,9 +281,8 @@ class Paths:
 
     def view_of(self, path: Path, now_ns: int) -> PathView | None:
         """What is known; None where it is too old."""
-        if path.view is None or now_ns - path.seen_ns > self._policy.estimate_age_ns:
-            return None
-        return path.view
+        is_old = now_ns - path.seen_ns > self._policy.estimate_age_ns
+        return None if is_old else path.view
 
     # -- interest ---------------------------------------------------------------------
 
@@ -338,6 +341,7 @@ class Paths:
         if not path.is_running:
             return []
         path.is_running = path.is_alert = False
+        self._registry.tags.doubt(path)
         return [StopExperiments(path.host)]
 
     def handle_timer(self, reason: Hashable) -> tuple[list[Experiment], Path | None]:
@@ -365,6 +369,7 @@ class Paths:
         self._timers.set(IdleEnds(path.host), None)
         self._timers.set(PauseEnds(path.host), None)
         self._ledger.forget(path.host)
+        self._registry.tags.forget(path)
         del self._paths[path.host]
         self._leave(path.facts)
 
@@ -393,7 +398,3 @@ class Paths:
             effects += self._stop(path)
             self._drop(path)
         return effects
-
-
-def _is_of_caller(found: Found) -> bool:
-    return isinstance(found, Unmeasurable) and found.is_of_caller

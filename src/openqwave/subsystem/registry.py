@@ -12,7 +12,7 @@ of flows that have ended stay in it until they are a fifth of it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import merge
 from types import MappingProxyType
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.subsystem.effects import Share, SocketPlan
 from openqwave.subsystem.flows import Flow, Settings
+from openqwave.subsystem.tags import Tags
 
 if TYPE_CHECKING:
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
-    from openqwave.model.flow import Transport
+    from openqwave.model.flow import Transport, Treatment
     from openqwave.model.sockets import SocketFacts
 
 # Flow ids are 32-bit, 0 means "none" and all ones is what C programs use for "invalid".
@@ -105,6 +106,7 @@ class Registry:
         flows: By id.
         touched: Hosts of whose adaptive flows one came, went or changed; whoever looks after
             paths empties it.
+        tags: Which paths carry 802.1p tags.
     """
 
     def __init__(self, policy: Policy, first_flow_id: int) -> None:
@@ -115,6 +117,7 @@ class Registry:
         self.handles: dict[int, Handle] = {}
         self.flows: dict[int, Flow] = {}
         self.touched: set[Endpoint] = set()
+        self.tags = Tags()
         self._holdings: dict[int, Holdings] = {}
         self._sockets: dict[int, _Socket] = {}
         self._flows_towards: dict[Endpoint, dict[int, Flow]] = {}
@@ -123,7 +126,7 @@ class Registry:
     def entry_count(self) -> int:
         """How many entries are kept in all tables."""
         by_place = len(self._sockets) + len(self._flows_towards)
-        under_way = len(self.journal) + len(self.touched)
+        under_way = len(self.journal) + len(self.touched) + self.tags.entry_count
         held = len(self._holdings) + len(self.handles) + len(self.flows)
         return held + by_place + under_way
 
@@ -240,16 +243,16 @@ class Registry:
         self._policy = policy
 
     def is_due(self, flow: Flow) -> bool:
-        """Does policy want another treatment for a flow than it has?"""
+        """Do policy, or its path, want another treatment for a flow than it has?"""
         return (
             self.flows.get(flow.flow_id) is flow
-            and flow.settings.treatment(self._policy) != flow.treatment
+            and self._treatment(flow, flow.settings) != flow.treatment
         )
 
     def change(self, flow: Flow, settings: Settings) -> None:
         """Put other settings in force."""
         before = flow.settings, flow.treatment
-        flow.settings, flow.treatment = settings, settings.treatment(self._policy)
+        flow.settings, flow.treatment = settings, self._treatment(flow, settings)
         if flow.host is not None:
             self.touched.add(flow.host)
 
@@ -257,6 +260,23 @@ class Registry:
             flow.settings, flow.treatment = before
 
         self.journal.append(undo)
+
+    def _treatment(self, flow: Flow, settings: Settings) -> Treatment:
+        # Only adaptive flows have a host.
+        carries_tags = flow.host is not None and flow.host in self.tags
+        return settings.treatment(self._policy, carries_tags=carries_tags)
+
+    def note_tags(self, cookies: Iterable[int], untagged: Container[int]) -> None:
+        """Learn which flows of some sockets get the tags of their treatment.
+
+        Args:
+            cookies: The sockets, for which a plan was carried out.
+            untagged: Flows that get none.
+        """
+        for cookie in cookies:
+            for flow in self.flows_of_socket(cookie):
+                if flow.treatment.pcp is not None:
+                    flow.is_untagged = flow.flow_id in untagged
 
     def roll_back(self) -> None:
         """Undo everything in the journal, the newest first."""

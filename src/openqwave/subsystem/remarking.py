@@ -1,4 +1,4 @@
-"""Flows whose marks change because policy does.
+"""Flows whose marks change because policy does, or what is known of their paths.
 
 A plan is carried out whole or not at all, and one socket can be in the way: its owner wants two
 things of it that were one before, or the kernel has taken a right away. That one is no reason to
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from openqwave.model.endpoint import Endpoint
     from openqwave.subsystem.flows import Flow
     from openqwave.subsystem.registry import Registry
 
@@ -40,6 +41,10 @@ class Remarking:
     def begin(self) -> None:
         """Policy has changed."""
         self._portions = [list(self._registry.flows.values())]
+
+    def begin_towards(self, hosts: Iterable[Endpoint]) -> None:
+        """What is known of the paths to some hosts has changed."""
+        self._portions += [list(self._registry.flows_towards(host).values()) for host in hosts]
 
     def take(self) -> tuple[int, ...]:
         """Change the next flows; the cookies of their sockets, none if nothing is left."""
