@@ -5,7 +5,7 @@ export PYTHON
 RUN := .venv/bin
 KERNEL ?= 6.12
 
-.PHONY: help demo test test-kernel lint bench bench-service bench-paths bench-congestion docs clean
+.PHONY: help demo test test-kernel lint bench bench-service bench-data-plane bench-paths bench-congestion docs clean
 
 help:
 	@echo "make demo    a stream survives a full link because it is in a flow (30 s)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff, mypy strict, import rules"
 	@echo "make bench   speed, as ratios against named peers"
 	@echo "make bench-service  what the service costs, beside a bare echo, and under attack (root, 2 min)"
+	@echo "make bench-data-plane  what marks cost in the kernel, beside nftables and tc (root, 1 min)"
 	@echo "make bench-paths  accuracy of path measurements, beside iperf3 (20 min, wants a quiet machine)"
 	@echo "make bench-congestion  how soon congestion is told and relief, beside peers (15 min, likewise)"
 	@echo "make docs    the documentation, into docs/_build/html"
@@ -42,6 +43,9 @@ bench: .venv/.dev
 bench-service: .venv/.dev
 	@$(RUN)/python -m bench.service
 	@$(RUN)/python -m bench.service_attacks
+
+bench-data-plane: .venv/.dev .venv/.tools
+	@$(RUN)/python -m bench.data_plane
 
 bench-paths: .venv/.dev
 	@$(RUN)/python -m bench.estimate
