@@ -14,7 +14,7 @@ import pytest
 from openqwave.drivers.filters import Filters
 from openqwave.drivers.netlink import Netlink
 from openqwave.enforcement.bpf import syscalls
-from openqwave.enforcement.bpf.attachment import NAME, Attachments, clean_up_leftovers
+from openqwave.enforcement.bpf.attachment import NAME, Attachments, clean_up_leftovers, has_tcx
 from openqwave.enforcement.bpf.program import EgressProgram
 from openqwave.enforcement.bpf.table import Sizes
 from openqwave.enforcement.missing import MechanismMissing
@@ -23,6 +23,8 @@ from openqwave.lab.hosts import Host
 WAYS = (True, False)
 SMALL = Sizes(flows=64, sockets=64, destinations=64, tuples=64, fragmented=64)
 ARRAY = 2
+# Every network has it, with this index.
+LOOPBACK = 1
 
 
 def loaded() -> EgressProgram:
@@ -47,8 +49,16 @@ def ip(host: Host, words: str) -> str:
 
 
 def tcx(host: Host, index: int) -> list[int]:
-    """The numbers of the TCX programs of an exit, in their order."""
+    """The numbers of the TCX programs of an exit, in their order; none where there is no TCX."""
+    if not host.run(has_tcx, index):
+        return []
     return host.run(syscalls.query, index, syscalls.TCX_EGRESS)
+
+
+def needs_tcx(host: Host) -> None:
+    """Skip the test where the kernel is older than that."""
+    if not host.run(has_tcx, LOOPBACK):
+        pytest.skip("this kernel has no TCX (Linux 6.6)")
 
 
 def shown(host: Host) -> list[str]:
@@ -110,6 +120,8 @@ class Exits:
     """The program at a host's exits."""
 
     def __init__(self, host: Host, program: EgressProgram, *, with_tcx: bool | None) -> None:
+        if with_tcx:
+            needs_tcx(host)
         self.host = host
         self.program = program
         self.netlink = host.run(Netlink, socket.NETLINK_ROUTE)

@@ -23,7 +23,19 @@ from openqwave.lab.hosts import Host
 from openqwave.lab.topology import Lab
 from openqwave.model.filters import Exit
 from openqwave.model.flow import Treatment
-from tests.kernel.exits import WAYS, Exits, Foreign, ip, is_in, loaded, on, shown, tc, tcx
+from tests.kernel.exits import (
+    WAYS,
+    Exits,
+    Foreign,
+    ip,
+    is_in,
+    loaded,
+    needs_tcx,
+    on,
+    shown,
+    tc,
+    tcx,
+)
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
 
@@ -197,6 +209,7 @@ def test_who_ends_the_matter_does_not_hide_packets(host: Host, with_tcx: bool) -
 def test_programs_of_others_keep_their_order(host: Host) -> None:
     eth0 = host.interface.index
     loaded().close()
+    needs_tcx(host)
     others = [Foreign() for _ in range(3)]
     links = [
         host.run(syscalls.link_create, each.program, eth0, syscalls.TCX_EGRESS)

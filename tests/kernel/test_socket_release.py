@@ -182,7 +182,7 @@ def test_what_tcp_sends_after_close_is_still_marked(
         diagnosis = SocketDiagnosis()
         assert diagnosis.counters([1]) == {}  # It asks in this namespace from now on.
     left.at_close(diagnosis.close)
-    exits = Exits(left, deaths.program, with_tcx=True)
+    exits = Exits(left, deaths.program, with_tcx=None)
     exits.reconcile()
     sock.connect((right.ipv4, PORT))
     far, _ = listening.accept()

@@ -28,13 +28,20 @@ ROOT = Path(__file__).parents[2]
 # happens or not, in real time. Of the other folders, tests that ask for what kernels may lack.
 TIER: dict[Clock, tuple[str, ...]] = {
     Clock.REAL: (
+        "tests/kernel/test_attachment.py",
+        "tests/kernel/test_egress_program.py",
+        "tests/kernel/test_nftables.py",
         "tests/kernel/test_restore.py",
         "tests/kernel/test_sequences_tools.py",
+        "tests/kernel/test_shaping_fq.py",
+        "tests/kernel/test_shaping_pool.py",
+        "tests/kernel/test_socket_release.py",
         "tests/kernel/test_udp_pacing.py",
         "tests/other_kernel/test_vlan.py",
         "tests/other_kernel/test_wifi.py",
     ),
     Clock.VIRTUAL: (
+        "tests/kernel/test_shaping_rates.py",
         "tests/kernel/test_shaping_fq.py",
         "tests/kernel/test_shaping_rates.py",
         "tests/other_kernel/test_departures.py",

@@ -28,6 +28,9 @@ mount -t bpf bpf sys/fs/bpf
 mount -t hostfs control mnt/control -o "$OPENQWAVE_CTL" || exit 1
 hostname other-kernel
 
+# Where tunnels are built in, each new network would have one nobody asked for.
+echo 2 >/proc/sys/net/core/fb_tunnels_only_for_init_net
+
 # Its output goes to two consoles, which are the runner's standard output and error, byte by byte.
 chroot . /bin/sh -c '
     ip link set lo up
