@@ -73,7 +73,7 @@ def test_installed_running_and_gone(machine: Machine) -> None:
     assert machine.run(*look.split()) == Done(0, "", "")
 
     # The rights suffice to reach a socket that only another user's process still has.
-    assert machine.python(SURVIVING, KILLED) == Done(0, "marked 224\ngiven back\n", "")
+    assert machine.python(SURVIVING, KILLED) == Done(0, "held True\ngiven back\n", "")
 
     # What systemd thinks of the units, where it can be asked.
     if shutil.which("systemd-analyze") is not None:
@@ -102,17 +102,18 @@ def test_installed_running_and_gone(machine: Machine) -> None:
     assert done.told["reason"] == f"nothing listens: there is no {SOCKET}"
 
 
-# Passes a socket on to a program, which marks it and is killed.
+# Passes a connection on to a program, which has it held to a rate and is killed. A rate is an
+# option of the socket (SO_MAX_PACING_RATE), whatever marks it.
 SURVIVING = """
 import socket, subprocess, sys, time
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.connect(("127.0.0.1", 9))
-    program = [sys.executable, "-c", sys.argv[1], str(sock.fileno())]
-    subprocess.run(program, pass_fds=[sock.fileno()])
-    end_s = time.monotonic() + 20
-    while sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS):
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_connection(listener.getsockname()) as sock:
+        program = [sys.executable, "-c", sys.argv[1], str(sock.fileno())]
+        subprocess.run(program, pass_fds=[sock.fileno()])
+        end_s = time.monotonic() + 20
+        while sock.getsockopt(socket.SOL_SOCKET, 47, 8) != bytes([255] * 8):
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
 print("given back")
 """
 KILLED = """
@@ -120,7 +121,9 @@ import os, signal, socket, sys
 import openqwave as qw
 sock = socket.socket(fileno=int(sys.argv[1]))
 flow = qw.open(service=True).add_socket(sock, traffic_type=qw.TrafficType.VOICE, adaptive=False)
-print("marked", sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS), flush=True)
+flow.set_rate(8_000_000)
+held = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 47, 8), sys.byteorder)
+print("held", 900_000 < held < 1_000_000, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
