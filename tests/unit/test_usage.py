@@ -13,6 +13,7 @@ from openqwave.model.estimates import FlowCounters, Unmeasurable
 from openqwave.model.flow import Contract, RateReason, Shaping, TrafficType, Transport
 from openqwave.model.path import FirstHop, LinkType, PathFacts
 from openqwave.model.sockets import SocketFacts
+from openqwave.model.traffic import FlowTraffic
 from openqwave.subsystem.flows import Flow, Marking, plain_settings
 from openqwave.subsystem.path import Path
 from openqwave.subsystem.paths import Paths
@@ -40,6 +41,7 @@ class Counted:
         leaves: What leaves each interface now, flows included.
         speeds: What an interface can carry, where that is known.
         lost: What each flow of TCP has lost.
+        passing: What the kernel's program counts of each flow of UDP now, by its id.
         told: The paths of flows whose own verdict has changed.
     """
 
@@ -56,6 +58,8 @@ class Counted:
         self.leaves: dict[int, int] = {}
         self.speeds: dict[int, int] = {}
         self.lost: dict[int, int] = {}
+        self.passing: dict[int, int] = {}
+        self._passed: dict[int, int] = {}
         self.told: list[Path] = []
         self._udp: set[int] = set()
         self._sent: dict[int, int] = {}
@@ -107,7 +111,13 @@ class Counted:
             interface: LinkLoad(self._left.setdefault(interface, 0), self.speeds.get(interface, 0))
             for interface in self.leaves
         }
-        changed = self.usage.take(self.counters(), loads, now_ns=self.now_ns)
+        traffic = {
+            # What is above a contract has left, too.
+            flow_id: FlowTraffic(bytes=sent - sent // 3, excess_bytes=sent // 3)
+            for flow_id in self.usage.datagram_flows()
+            if (sent := self._passed.setdefault(flow_id, 0)) or flow_id in self.passing
+        }
+        changed = self.usage.take(self.counters(), loads, traffic, now_ns=self.now_ns)
         self.told += changed
 
     def passes(self, elapsed_ns: int, *, every_ns: int = READING_NS) -> None:
@@ -116,7 +126,11 @@ class Counted:
         self.take()
         while self.now_ns < end_ns:
             self.now_ns += every_ns
-            for count, rates in ((self._sent, self.sends), (self._left, self.leaves)):
+            for count, rates in (
+                (self._sent, self.sends),
+                (self._left, self.leaves),
+                (self._passed, self.passing),
+            ):
                 for key, rate_bps in rates.items():
                     count[key] = count.get(key, 0) + rate_bps * every_ns // (8 * S)
             self.take()
@@ -307,6 +321,41 @@ def test_an_interface_that_is_made_anew_counts_anew() -> None:
     counted.now_ns += READING_NS
     counted.take()
     assert path.own_bps == 0
+
+
+# -- UDP: counted for each flow ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("held", "sent", "own"), [(8, 0, 0), (8, 3, 3), (8, 20, 8), (0, 20, 0)])
+def test_datagrams_that_are_counted_are_not_guessed(held: int, sent: int, own: int) -> None:
+    counted = Counted()
+    path = counted.path(A)
+    flow = counted.flow(path, held * MBIT, is_udp=True)
+    counted.passing = {flow.flow_id: sent * MBIT}
+    counted.leaves = {HERE: 50 * MBIT}
+    counted.passes(8 * S)
+    assert path.own_bps == about(own * MBIT)
+    assert counted.usage.sending_bps(flow, counted.now_ns) == about(sent * MBIT)
+
+
+def test_what_is_counted_is_not_taken_for_what_is_not() -> None:
+    counted = Counted()
+    near, far = counted.path(A), counted.path(B)
+    flow = counted.flow(near, 8 * MBIT, is_udp=True)
+    counted.flow(far, 8 * MBIT, is_udp=True)
+    counted.passing = {flow.flow_id: 3 * MBIT}
+    counted.leaves = {HERE: 8 * MBIT}
+    counted.passes(8 * S)
+    assert near.own_bps == about(3 * MBIT)
+    assert far.own_bps == about(5 * MBIT)
+
+
+def test_only_flows_of_datagrams_are_asked_for() -> None:
+    counted = Counted()
+    path = counted.path(A)
+    counted.flow(path, 8 * MBIT)
+    flow = counted.flow(path, 8 * MBIT, is_udp=True)
+    assert counted.usage.datagram_flows() == (flow.flow_id,)
 
 
 # -- first hops -------------------------------------------------------------------------

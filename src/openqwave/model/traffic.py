@@ -25,3 +25,13 @@ class FlowTraffic:
     excess_packets: int = 0
     excess_bytes: int = 0
     dropped_packets: int = 0
+
+    @property
+    def sent_packets(self) -> int:
+        """All that left."""
+        return self.packets + self.excess_packets
+
+    @property
+    def sent_bytes(self) -> int:
+        """Their bytes."""
+        return self.bytes + self.excess_bytes

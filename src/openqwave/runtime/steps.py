@@ -24,12 +24,13 @@ from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from openqwave.admission.policy import Policy
     from openqwave.drivers.sockets import SocketLike
     from openqwave.enforcement.backend import Backend
     from openqwave.model.sockets import SocketFacts
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.runtime.pending import Result
     from openqwave.subsystem.effects import Experiment
 
@@ -172,6 +173,15 @@ class Steps:
         """Ask the engine something that changes nothing."""
         with self._lock:
             return ask(self._engine)
+
+    def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
+        """What was counted of flows; those of which nothing is counted are missing.
+
+        Raises:
+            OSError: The kernel could not be asked.
+        """
+        with self._lock:
+            return self._backend.traffic(flow_ids)
 
     def tell(self, tell: Callable[[Engine, int], list[Effect]]) -> None:
         """Give the engine an input that is no request, with the time of now."""

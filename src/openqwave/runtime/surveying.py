@@ -349,8 +349,12 @@ class Surveyor:
                 if path.interface in links
             }
             counters = self._diagnosis.counters(cookies)
+            datagrams = self._subsystem.look(lambda engine: engine.watched_datagram_flows())
+            traffic = self._subsystem.traffic(datagrams) if datagrams else {}
             self._subsystem.tell(
-                lambda engine, now_ns: engine.receive_counters(counters, loads, now_ns=now_ns)
+                lambda engine, now_ns: engine.receive_counters(
+                    counters, loads, traffic, now_ns=now_ns
+                )
             )
 
 

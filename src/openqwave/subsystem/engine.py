@@ -22,6 +22,7 @@ edge found wrong with a socket, an address or a route is reported in its turn.
 from __future__ import annotations
 
 from collections import deque
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.admission.ledger import Ledger
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.estimates import Congestion, FlowCounters, PathView, Unmeasurable
     from openqwave.model.path import PathFacts
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.subsystem.requests import Found
     from openqwave.subsystem.usage import LinkLoad
     from openqwave.subsystem.views import FlowView, PathOverview
@@ -293,6 +295,7 @@ class Engine:
         self,
         counters: Mapping[int, FlowCounters],
         loads: Mapping[int, LinkLoad],
+        traffic: Mapping[int, FlowTraffic] = MappingProxyType({}),
         *,
         now_ns: int,
     ) -> list[Effect]:
@@ -301,10 +304,11 @@ class Engine:
         Args:
             counters: By the cookie of a socket.
             loads: What leaves each interface, by its index.
+            traffic: By the id of a flow of UDP, where somebody counts that.
             now_ns: When.
         """
         self._take_in(now_ns)
-        for path in self._usage.take(counters, loads, now_ns=now_ns):
+        for path in self._usage.take(counters, loads, traffic, now_ns=now_ns):
             self._give_turns(path)
         return self._go_on()
 
@@ -419,6 +423,10 @@ class Engine:
     def watched_sockets(self) -> tuple[int, ...]:
         """The cookies of sockets whose counters are wanted: those in flows on measured paths."""
         return self._usage.sockets()
+
+    def watched_datagram_flows(self) -> tuple[int, ...]:
+        """The flows of UDP whose traffic is wanted: those on measured paths."""
+        return self._usage.datagram_flows()
 
     def tracked_hosts(self) -> tuple[Endpoint, ...]:
         """The hosts whose paths are known of, measured or not."""

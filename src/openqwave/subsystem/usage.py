@@ -4,11 +4,11 @@ A contract that is in use is part of what was measured; one that is not in use y
 counts as used nevertheless. So the ledger has to know how much of the contracts of a path was on
 the wire when its estimate was made.
 
-TCP's bytes are counted for each socket. UDP's are not, without rights. What left the interface is
-known, so the UDP flows on it are taken to send what is left when TCP's bytes are subtracted, each
-in proportion to its contract and never more than that. Other programs' traffic through the same
-interface is then taken for theirs, by which a contract that is not in use may be lent to others
-until it is.
+TCP's bytes are counted for each socket; UDP's for each flow, where enforcement has a program in the
+kernel that counts. Without one, what left the interface is known, so the UDP flows on it are taken
+to send what is left when all that is counted is subtracted, each in proportion to its contract and
+never more than that. Other programs' traffic through the same interface is then taken for theirs,
+by which a contract that is not in use may be lent to others until it is.
 
 Rates are means over about a second: as long as an estimate looks back. A flow that has stopped is
 not in the next estimate any more, though it is in that mean for a while, and what it holds would be
@@ -17,17 +17,21 @@ sold twice; so what its contract has in use is never more than the last two read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from openqwave.model.flow import Transport
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from openqwave.admission.ledger import Ledger
     from openqwave.model.estimates import FlowCounters
     from openqwave.model.path import FirstHop
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.subsystem.flows import Flow
     from openqwave.subsystem.path import Path
     from openqwave.subsystem.paths import Paths
@@ -40,6 +44,8 @@ SMOOTHING_NS, LEAST_NS = 1_000_000_000, 50_000_000
 LONGEST_NS = 10_000_000_000
 # And after so long nobody takes their rate for what is sent now: a few readings of the slowest.
 STALE_NS = 3_000_000_000
+
+_NO_TRAFFIC: Mapping[int, FlowTraffic] = MappingProxyType({})
 
 
 @value
@@ -138,7 +144,7 @@ class Usage:
             self._links.clear()
 
     def sending_bps(self, flow: Flow, now_ns: int) -> int | None:
-        """What a flow sends now, TCP's payload; None where nobody counts."""
+        """What a flow sends now: TCP's payload, UDP's IP packets; None where nobody counts."""
         meter = self._flows.get(flow.flow_id)
         return None if meter is None else meter.now_bps(now_ns)
 
@@ -154,31 +160,58 @@ class Usage:
         """Those whose counters are wanted."""
         return tuple(cookie for _, _, cookie in self._measured())
 
+    def datagram_flows(self) -> tuple[int, ...]:
+        """The flows of UDP whose traffic is wanted."""
+        return tuple(
+            flow.flow_id
+            for _, flow, cookie in self._measured()
+            if Transport.UDP in flow.sockets[cookie].values()
+        )
+
     def take(
-        self, counters: Mapping[int, FlowCounters], loads: Mapping[int, LinkLoad], *, now_ns: int
+        self,
+        counters: Mapping[int, FlowCounters],
+        loads: Mapping[int, LinkLoad],
+        traffic: Mapping[int, FlowTraffic] = _NO_TRAFFIC,
+        *,
+        now_ns: int,
     ) -> list[Path]:
-        """Take what was counted; returns the paths of flows whose own verdict has changed."""
+        """Take what was counted.
+
+        Args:
+            counters: By the cookie of a socket.
+            loads: What leaves each interface, by its index.
+            traffic: By the id of a flow of UDP, where somebody counts that.
+            now_ns: When.
+
+        Returns:
+            The paths of flows whose own verdict has changed.
+        """
         changed: list[Path] = []
         own_bps: dict[Path, float] = {}
-        # Of each interface: what TCP flows send there, and the UDP flows under contract.
-        tcp_bps: dict[int, float] = {}
+        # Of each interface: what is counted there of flows, and the other flows under contract.
+        counted_bps: dict[int, float] = {}
         udp: dict[int, list[tuple[Path, int]]] = {}
         meters: dict[int, Meter] = {}
         for path, flow, cookie in self._measured():
             own_bps.setdefault(path, 0.0)
-            counted = counters.get(cookie)
-            if counted is None or path.facts is None:
+            counted, passed = counters.get(cookie), traffic.get(flow.flow_id)
+            if path.facts is None or (counted is None and passed is None):
                 continue
-            self._judge(flow, path, counted, changed, now_ns)
+            sent_bytes = None if counted is None else counted.sent_bytes
+            if counted is not None:
+                self._judge(flow, path, counted, changed, now_ns)
+            if sent_bytes is None and passed is not None:
+                sent_bytes = passed.sent_bytes
             interface = path.facts.interface
-            if counted.sent_bytes is None:
+            if sent_bytes is None:
                 if flow.held_bps:
                     udp.setdefault(interface, []).append((path, flow.held_bps))
                 continue
-            meter = self._flows.get(flow.flow_id) or Meter(counted.sent_bytes, now_ns)
+            meter = self._flows.get(flow.flow_id) or Meter(sent_bytes, now_ns)
             meters[flow.flow_id] = meter
-            rate_bps = meter.read(counted.sent_bytes, now_ns)
-            tcp_bps[interface] = tcp_bps.get(interface, 0.0) + rate_bps
+            rate_bps = meter.read(sent_bytes, now_ns)
+            counted_bps[interface] = counted_bps.get(interface, 0.0) + rate_bps
             own_bps[path] += min(meter.used_bps, flow.held_bps)
         self._flows = meters
         used = {path.facts.interface for path in own_bps if path.facts is not None}
@@ -190,7 +223,7 @@ class Usage:
             shares = udp.get(interface, [])
             held_bps = sum(rate_bps for _, rate_bps in shares)
             used_bps = link.used_bps
-            left_bps = max(0.0, used_bps - tcp_bps.get(interface, 0.0))
+            left_bps = max(0.0, used_bps - counted_bps.get(interface, 0.0))
             for path, rate_bps in shares:
                 own_bps[path] += rate_bps * min(1.0, left_bps / held_bps)
             self._tell_first_hops(interface, load, sent_bps, own_bps)
