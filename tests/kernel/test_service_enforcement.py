@@ -195,8 +195,10 @@ def before_of(state: list[str], name: str) -> str:
 
 
 @contextlib.contextmanager
-def unprivileged(folder: Path, config: str) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
-    """The service as an ordinary user; its process, its socket and its configuration."""
+def unprivileged(
+    folder: Path, config: str, rights: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """The service as an ordinary user, with some rights; its process, socket and configuration."""
     if shutil.which("setpriv") is None:
         pytest.skip("there is no setpriv")
     for name in ("state", "run"):
@@ -205,7 +207,8 @@ def unprivileged(folder: Path, config: str) -> Iterator[tuple[subprocess.Popen[s
     file = folder / "qwaved.toml"
     file.write_text(f'[service]\nstate_directory = "{folder}/state"\n{config}')
     path = str(folder / "run" / "qwaved.sock")
-    argv = [*UNPRIVILEGED, sys.executable, "-m", "openqwave.service"]
+    argv = [*UNPRIVILEGED, f"--inh-caps=-all{rights}", f"--ambient-caps=-all{rights}"]
+    argv += [sys.executable, "-m", "openqwave.service"]
     argv += ["--config", str(file), "--socket", path]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     try:
@@ -224,6 +227,19 @@ def test_what_is_insisted_on_and_cannot_be_had_ends_the_start(name: str, words: 
         assert f"qwaved: cannot run: {file}: enforcement.backend is '{name}', but " in errors
         assert words in errors
         assert "Traceback" not in errors
+
+
+@needs_bpf
+def test_two_rights_suffice_for_the_program(pair: tuple[Host, Host]) -> None:
+    near, far = pair
+    rights = ",+net_admin,+bpf"
+    with public_folder() as folder, near.enter(), unprivileged(folder, BPF, rights) as started:
+        process, path, _ = started
+        until(lambda: os.path.exists(path) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        with Actor(NOBODY, service=path) as user:
+            user.call(begin, far.ipv4)
+            assert mark_on_the_wire(user, far) == 56
 
 
 def test_without_rights_there_are_options_and_the_reason_is_shown() -> None:
@@ -266,5 +282,5 @@ def test_what_waits_for_a_restart_is_said(pair: tuple[Host, Host]) -> None:
         service.write_config('[enforcement]\nbackend = "socket-options"\n')
         service.signal(signal.SIGHUP)
         service.wait_for(b"READY=1")
-        assert "wait for the next start" in service.log.read_text()
+        assert "will wait for the next start" in service.log.read_text()
         assert service.show("status")["backend"]["name"] == "kernel program"

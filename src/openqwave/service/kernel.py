@@ -144,9 +144,9 @@ class Kernel:
             Presence.begin(self._filters, self._diagnosis, _sizes(wishes)).close()
 
     def tell_what_waits(self, wishes: Wishes) -> None:
-        """Log what of other wishes is in force only after a restart; what can be, is at once."""
-        if (wishes.backend, wishes.most_flows) != (self._wishes.backend, self._wishes.most_flows):
-            _log.warning("backend and most_flows under [enforcement] wait for the next start")
+        """Log that other wishes are in force only after a restart."""
+        if wishes != self._wishes:
+            _log.warning("what has changed under [enforcement] will wait for the next start")
 
     # -- in the server's loop ---------------------------------------------------------
 
