@@ -422,6 +422,41 @@ def test_rates_of_streams_are_waited_for(
 
 
 @pytest.mark.usefixtures("passing")
+def test_rates_of_datagrams_that_are_counted_are_waited_for(
+    served: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = flow(1, sent_packets=0, sent_bytes=0)
+    known = flow(1, sent_packets=4, sent_bytes=400, sending_bps=5)
+    served.script = Script(flows=lambda look: [row if look == 0 else known])
+    assert run_flows(Options(as_json=True)) == 0
+    assert printed(capsys)["flows"][0]["sending_bps"] == 5
+    assert served.looks == 2
+
+
+def test_what_a_flow_has_sent(served: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        flow(1, sent_packets=1, sent_bytes=1_200, sending_bps=0),
+        flow(
+            2,
+            sent_packets=12_345,
+            sent_bytes=16_200_000,
+            excess_packets=40,
+            excess_bytes=52_000,
+            dropped_packets=3,
+            sending_bps=0,
+        ),
+    ]
+    served.script = Script(flows=lambda _: rows)
+    assert run_flows(Options()) == 0
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "sent 1 packet (1 kB); queue 6" in lines
+    assert (
+        "sent 12,345 packets (16.20 MB); above the contract 40 packets (52 kB); dropped 3 packets"
+        in lines
+    )
+
+
+@pytest.mark.usefixtures("passing")
 def test_addresses_of_sockets_are_waited_for_once(
     served: FakeService, capsys: pytest.CaptureFixture[str]
 ) -> None:

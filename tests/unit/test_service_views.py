@@ -14,6 +14,7 @@ import pytest
 from openqwave.admission.policy import Limits, Policy
 from openqwave.drivers.sockdiag import SocketDiagnosis, local_in
 from openqwave.drivers.sockets import SO_COOKIE
+from openqwave.enforcement.backend import Backend
 from openqwave.ipc.messages import FlowRow, PathRow
 from openqwave.ipc.values import flow_page, page_of, status_of, status_to_json
 from openqwave.model.codes import ErrorCode
@@ -22,9 +23,12 @@ from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Congestion, CongestionReason, FlowCounters
 from openqwave.model.flow import RateReason, Shaping, TrafficType, Transport
 from openqwave.model.path import LinkType, PathFacts
+from openqwave.model.traffic import FlowTraffic
 from openqwave.runtime.runtime import Runtime
 from openqwave.service import sending
-from openqwave.service.sending import LINGER_NS, MOST_SOCKETS, SendingRates
+from openqwave.service.flowcounts import FlowCounts
+from openqwave.service.sending import LINGER_NS, MOST_SOCKETS, Counters, SendingRates
+from openqwave.service.shownflows import Rates
 from openqwave.service.views import (
     AT_ONCE,
     OwnerView,
@@ -35,7 +39,20 @@ from openqwave.service.views import (
 )
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.engine import Engine
-from tests.unit.driven import OWNER, ROOT, STRANGER, A, B, Driven, add, endpoint, facts, rate, view
+from tests.unit.driven import (
+    OWNER,
+    ROOT,
+    STRANGER,
+    A,
+    B,
+    Driven,
+    Mechanism,
+    add,
+    endpoint,
+    facts,
+    rate,
+    view,
+)
 
 _T = TypeVar("_T")
 MBIT, S, MS = 1_000_000, 1_000_000_000, 1_000_000
@@ -57,6 +74,10 @@ class Shown(Driven):
         self.looks += 1
         return ask(self.engine)
 
+    def look_beside(self, ask: Callable[[Engine, Backend], _T]) -> _T:
+        self.looks += 1
+        return ask(self.engine, self.mechanism)
+
     def describe(self, owner: int) -> OwnerView:
         self.asked_owners.append(owner)
         return WHO[owner]
@@ -67,6 +88,7 @@ class Shown(Driven):
         *,
         owners: Collection[int] | None = None,
         sending: SendingRates | None = None,
+        flows: SendingRates | None = None,
     ) -> Iterator[FlowRow]:
         return flow_rows(
             cast("Runtime", self),
@@ -74,8 +96,7 @@ class Shown(Driven):
             after,
             now_ns=self.now_ns,
             owners=owners,
-            backend="socket options",
-            sending=sending,
+            rates=Rates(sending, flows),
         )
 
     def row(self, **options: Any) -> FlowRow:  # noqa: ANN401 - as for rows
@@ -124,14 +145,13 @@ def rated(
     )
 
 
-MARKS = "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
-FQ = "the fq queue paces by SO_MAX_PACING_RATE"
+HOW = "nothing is asked of the kernel"
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "expected"),
     [
-        (TrafficType.VOICE, [], ("by type", 56, "socket options", MARKS)),
+        (TrafficType.VOICE, [], ("by type", 56, "memory", HOW)),
         (
             TrafficType.BEST_EFFORT,
             [],
@@ -146,22 +166,22 @@ FQ = "the fq queue paces by SO_MAX_PACING_RATE"
             TrafficType.VOICE,
             [lambda flow: rq.SetDscp(flow, 0, ROOT)],
             # A code point of 0 is written, too.
-            ("exact DSCP", 0, "socket options", MARKS),
+            ("exact DSCP", 0, "memory", HOW),
         ),
         (
             TrafficType.VOICE,
             [lambda flow: rated(flow, MBIT)],
-            ("by type", 56, "socket options", f"{MARKS}; {FQ}"),
+            ("by type", 56, "memory", HOW),
         ),
         (
             TrafficType.VOICE,
             [lambda flow: rated(flow, MBIT, Shaping.SHAPE_ONLY)],
-            ("by type", None, "socket options", FQ),
+            ("by type", None, "memory", HOW),
         ),
         (
             TrafficType.VOICE,
             [lambda flow: rated(flow, MBIT, is_self_paced=True)],
-            ("by type", 56, "socket options", f"{MARKS}; the program paces itself"),
+            ("by type", 56, "memory", f"{HOW}; the program paces itself"),
         ),
         (
             TrafficType.VOICE,
@@ -190,14 +210,68 @@ def test_what_marks_a_flow_and_why(
     assert (row.priority is None) == (row.dscp is None)
 
 
-def test_a_stream_is_paced_by_tcp() -> None:
+class Telling(Mechanism):
+    """Says which socket it was asked about, and has counted some flows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: dict[int, FlowTraffic] = {}
+        self.is_deaf = False
+
+    def explain(self, cookie: int) -> tuple[str, str]:
+        return "telling", f"of {cookie}"
+
+    def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
+        if self.is_deaf:
+            raise OSError
+        return {one: self.counted[one] for one in flow_ids if one in self.counted}
+
+
+def test_the_mechanism_is_asked_about_the_socket() -> None:
     shown = Shown()
+    shown.mechanism = Telling()
     handle = shown.open()
-    flow_id = shown.grant(handle, add(0, facts(1, transport=Transport.TCP)))
-    assert isinstance(flow_id, int)
-    shown.grant(handle, rate(flow_id, MBIT))
-    assert shown.row().sockets[0].protocol == "tcp"
-    assert shown.row().backend_reason.endswith("the kernel's TCP paces by SO_MAX_PACING_RATE")
+    shown.flow(handle, 17, A)
+    shown.flow(handle, 4, B)
+    assert [(row.backend, row.backend_reason) for row in shown.rows()] == [
+        ("telling", "of 17"),
+        ("telling", "of 4"),
+    ]
+
+
+def test_what_is_counted_of_a_flow() -> None:
+    shown, told = Shown(), Telling()
+    shown.mechanism = told
+    handle = shown.open()
+    flow_id = shown.flow(handle, 1, A)
+    shown.flow(handle, 2, A)
+    told.counted = {flow_id: FlowTraffic(10, 1_000, 3, 300, 1)}
+    row, other = shown.rows()
+    assert (row.sent_packets, row.sent_bytes) == (10, 1_000)
+    assert (row.excess_packets, row.excess_bytes, row.dropped_packets) == (3, 300, 1)
+    # Nobody counts the other.
+    assert (other.sent_packets, other.excess_bytes, other.dropped_packets) == (None, None, None)
+    told.is_deaf = True
+    assert [row.sent_packets for row in shown.rows()] == [None, None]
+
+
+def test_rates_of_flows_that_are_counted() -> None:
+    shown, told, clock = Shown(), Telling(), Clock()
+    shown.mechanism = told
+    handle = shown.open()
+    flow_id, other = shown.flow(handle, 1, A), shown.flow(handle, 2, A)
+    rates = Counted(FlowCounts(cast("Runtime", told)), clock)
+    told.counted = {flow_id: FlowTraffic()}
+    assert [row.sending_bps for row in shown.rows(flows=rates)] == [None, None]
+    for count in (0, 125_000):
+        # What is above a contract is sent, too.
+        told.counted = {flow_id: FlowTraffic(0, count, 0, count)}
+        rates.count({flow_id, other})
+        clock.now_ns += S
+    assert [row.sending_bps for row in shown.rows(flows=rates)] == [2 * MBIT, None]
+    told.is_deaf = True
+    rates.count({flow_id, other})
+    assert [row.sending_bps for row in shown.rows(flows=rates)] == [None, None]
 
 
 def test_an_adaptive_flow_that_is_not_admitted() -> None:
@@ -395,7 +469,7 @@ class Clock:
 class Counted(SendingRates):
     """Counts when the test wants it, in no thread."""
 
-    def __init__(self, kernel: Kernel, clock: Clock) -> None:
+    def __init__(self, kernel: Counters, clock: Clock) -> None:
         super().__init__(kernel, clock)
         self.begun = 0
 

@@ -16,7 +16,7 @@ from openqwave.enforcement.socket_options import SocketOptions
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
-from openqwave.model.flow import UNTOUCHED, Treatment
+from openqwave.model.flow import UNTOUCHED, Transport, Treatment
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 from tests.unit.loopback import (
     KINDS,
@@ -480,3 +480,30 @@ def test_marking_needs_no_rights(rig: Rig) -> None:
 
     assert as_user(body)
     assert [options_of(sock) for sock, _ in made] == before
+
+
+# -- what is said of it -----------------------------------------------------------------
+
+
+def test_tags_are_not_made_and_that_is_said(rig: Rig) -> None:
+    # "QOSQueryPacketPriority reports what is really applied."
+    sock, cookie = rig.socket("udp4")
+    tagged = Treatment(56, 6, pcp=7)
+    shares = (Share(3, VOICE, 1, (HERE,)), Share(4, tagged, 1, (HERE,)))
+    assert rig.backend.apply((SocketPlan(cookie, shares),)) == Applied(untagged=frozenset({4}))
+    assert options_of(sock).tos == 56 << 2
+    assert rig.backend.observe() == {cookie: VOICE}
+
+
+def test_the_mechanism_says_what_it_does(rig: Rig) -> None:
+    _, cookie = rig.socket("tcp4 connected")
+    marks = "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
+    pace = "the kernel's TCP paces by SO_MAX_PACING_RATE"
+    said = [rig.backend.explain(cookie)]
+    for treatment in (VOICE, Treatment(56, 6, 8_000_000), Treatment(rate_bps=8_000_000)):
+        shares = (Share(1, treatment, 1, (HERE,)),)
+        assert rig.backend.apply((SocketPlan(cookie, shares, Transport.TCP),)) == Applied()
+        said.append(rig.backend.explain(cookie))
+    assert {name for name, _ in said} == {"socket options"}
+    how = [how for _, how in said]
+    assert how == ["the sockets are as the program made them", marks, f"{marks}; {pace}", pace]

@@ -43,6 +43,7 @@ class Hold:
         original_pacing: What to give back; None while its pacing is not touched.
         written_pacing: What was written last.
         entry: Its record; None where there is no journal.
+        is_stream: It is of TCP.
     """
 
     marks: SocketMarks
@@ -51,6 +52,7 @@ class Hold:
     original_pacing: int | None = None
     written_pacing: int | None = None
     entry: Entry | None = None
+    is_stream: bool = False
 
     def note_marks(self, original: Options, before: Options, written: Options) -> None:
         """Write down that the marks are about to be changed."""

@@ -21,15 +21,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from openqwave.enforcement.holds import Hold, bring, give_back
 from openqwave.enforcement.marks import NotKept, SocketMarks
 from openqwave.enforcement.pacing import OutgoingQueues, PacingRefused, tcp_pacing, udp_pacing
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal, refusal_of_os_error
-from openqwave.model.flow import UNTOUCHED, Treatment
+from openqwave.model.flow import UNTOUCHED, Transport, Treatment
 from openqwave.model.sockets import Elsewhere, OutOfReach
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 
 # The outcome of nearly every plan.
 _ALL_APPLIED = Applied()
+
+_AS_IT_WAS: Final = "the sockets are as the program made them"
+_MARKS: Final = "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
+_BY_TCP: Final = "the kernel's TCP paces by SO_MAX_PACING_RATE"
+_BY_FQ: Final = "the fq queue paces by SO_MAX_PACING_RATE"
 
 # Sockets whose lowest rate is remembered after their flow: a hundred bytes each.
 _REMEMBERED_UDP_SOCKETS = 65_536
@@ -66,8 +72,10 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
     """The one treatment that the whole socket can get."""
     if not shares:
         return UNTOUCHED
-    treatment = shares[0].treatment
-    if len(shares) > 1 and any(share.treatment != treatment for share in shares):
+    # No option makes a tag; who asks is told so otherwise (`Applied.untagged`).
+    treatments = [_without_tag(share.treatment) for share in shares]
+    treatment = treatments[0]
+    if any(other != treatment for other in treatments[1:]):
         return Refusal(
             ErrorCode.ERROR_NOT_SUPPORTED,
             "socket options treat all packets of a socket alike, and this one would be in flows "
@@ -85,6 +93,10 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
             "socket options hold one socket to a rate, not several flows or sockets together",
         )
     return treatment
+
+
+def _without_tag(treatment: Treatment) -> Treatment:
+    return treatment if treatment.pcp is None else replace(treatment, pcp=None)
 
 
 def _tagged(plans: tuple[SocketPlan, ...]) -> frozenset[int]:
@@ -167,8 +179,13 @@ class SocketOptions:
 
     def explain(self, cookie: int) -> tuple[str, str]:
         """See `openqwave.enforcement.backend.Backend.explain`."""
-        del cookie
-        return self.name, "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
+        hold = self._holds.get(cookie)
+        if hold is None:
+            return self.name, _AS_IT_WAS
+        parts = [_MARKS] if hold.treatment.dscp is not None else []
+        if hold.pacing_bytes_per_s is not None:
+            parts.append(_BY_TCP if hold.is_stream else _BY_FQ)
+        return self.name, "; ".join(parts)
 
     def take_gone(self) -> Collection[int]:
         """Nobody tells; who closed a socket is found by looking."""
@@ -197,6 +214,7 @@ class SocketOptions:
             if hold is None:
                 hold = self._begin(cookie, sock)
             before = hold.treatment, hold.pacing_bytes_per_s
+            hold.is_stream = plan.transport is Transport.TCP
             try:
                 rate_bps = treatment.rate_bps
                 pacing = None if rate_bps is None else self._pacing(sock, plan, rate_bps)

@@ -47,6 +47,12 @@ class FlowRow(_Row, frozen=True, kw_only=True, gc=False):
         contract_bps: What it may send; None without a contract.
         shaping: What becomes of the excess, in words; None without a contract.
         sending_bps: What it sends now; None where nobody counts.
+        sent_packets: What it has sent, without what was above its contract; None where nobody
+            counts. So for the next four.
+        sent_bytes: Bytes of these IP packets.
+        excess_packets: What was above its contract and was sent with the marks for such.
+        excess_bytes: Bytes of these.
+        dropped_packets: Not sent, because too much waited for its turn.
         sockets: Its sockets, the first few.
         socket_count: How many they are.
         destination_count: And how many destinations they have.
@@ -70,6 +76,11 @@ class FlowRow(_Row, frozen=True, kw_only=True, gc=False):
     contract_bps: int | None = None
     shaping: str | None = None
     sending_bps: int | None = None
+    sent_packets: int | None = None
+    sent_bytes: int | None = None
+    excess_packets: int | None = None
+    excess_bytes: int | None = None
+    dropped_packets: int | None = None
     sockets: tuple[SocketRow, ...] = ()
     socket_count: int = 0
     destination_count: int = 0

@@ -174,6 +174,11 @@ class Steps:
         with self._lock:
             return ask(self._engine)
 
+    def look_beside(self, ask: Callable[[Engine, Backend], _T]) -> _T:
+        """Ask the engine, and what carries out its plans, something that changes nothing."""
+        with self._lock:
+            return ask(self._engine, self._backend)
+
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """What was counted of flows; those of which nothing is counted are missing.
 

@@ -7,8 +7,9 @@ rates, and one that follows a moment later does. The addresses that sockets have
 learnt by the way, also those of UDP.
 
 **What a rate is.** Payload that TCP handed to the network in the last second or so, repetitions
-included. UDP counts nothing that can be read without rights; that comes with a data plane in the
-kernel. A socket in another network namespace than the service's is not found.
+included. UDP counts nothing that can be read without rights. A socket in another network namespace
+than the service's is not found. The same is done for flows of which a program in the kernel counts
+the IP packets (`flowcounts`); then ids of flows stand for cookies.
 
 **Cost.** A socket that was found costs some microseconds each time; one that is new, or not there,
 has all sockets of the host listed, which is done once a second at most. With many sockets counting

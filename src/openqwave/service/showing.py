@@ -17,8 +17,10 @@ from openqwave.ipc.values import flow_page, path_page, status_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.access import user_name
+from openqwave.service.flowcounts import FlowCounts
 from openqwave.service.remembered import remembered_rows
 from openqwave.service.sending import SendingRates
+from openqwave.service.shownflows import Rates
 from openqwave.service.views import OwnerView, flow_rows, path_rows, status_row
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Showing:
         self._socket_path = socket_path
         self._started_ns = started_ns
         self._sending = SendingRates()
+        self._flow_rates = SendingRates(FlowCounts(runtime))
+        self._rates = Rates(self._sending, self._flow_rates)
 
     def show(self, server: Server, peer: Peer, request: ms.Request) -> bytes | Refusal:
         """The value of the answer to a request for a list or the status."""
@@ -76,6 +80,7 @@ class Showing:
     def close(self) -> None:
         """Count no more."""
         self._sending.close()
+        self._flow_rates.close()
 
     def _flows(self, server: Server, peer: Peer, after: int, now_ns: int) -> bytes:
         known: dict[int, Peer] = {}
@@ -105,8 +110,7 @@ class Showing:
                 after,
                 now_ns=now_ns,
                 owners=visible,
-                backend=self._kernel.chosen.name,
-                sending=self._sending,
+                rates=self._rates,
             )
         )
 

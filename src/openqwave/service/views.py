@@ -4,11 +4,12 @@ Views of flows and paths become rows with names and words in them. The engine is
 of flows at a time and never while words are made; rows are made one by one, so that a reader who
 has room for a hundred does not wait for a hundred thousand.
 
-**Rate now.** The engine knows what TCP sends on measured paths. For other TCP sockets
-`sending.SendingRates` counts, as soon as somebody looks. Of UDP nothing is counted.
+**Rate now.** The engine knows what is sent on measured paths. For other TCP sockets, and for flows
+that a program in the kernel counts, `sending.SendingRates` counts as soon as somebody looks. Of UDP
+nothing is known without such a program.
 
-**What marks a flow.** By `treatment` and settings: what the one mechanism does for it, or why
-nothing is done.
+**What marks a flow.** What the mechanism says that it does for the flow's first socket; or, by
+treatment and settings, why nothing is done.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from openqwave.ipc.messages import (
 )
 from openqwave.model.endpoint import address_text
 from openqwave.model.flow import Transport
+from openqwave.service.shownflows import NO_RATES, page_of_flows
 from openqwave.subsystem.flows import Marking
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from openqwave.model.path import PathFacts
     from openqwave.runtime.runtime import Runtime
     from openqwave.service.sending import SendingRates
+    from openqwave.service.shownflows import Rates, ShownFlow
     from openqwave.subsystem.flows import Settings
     from openqwave.subsystem.views import FlowView, PathOverview
 
@@ -63,10 +66,7 @@ _ENDED: Final = "a rate of 0 ended marking and shaping"
 _UNMARKED: Final = "this traffic type leaves packets as the program makes them"
 _UNHELD: Final = "the program paces itself, and these packets get no marks"
 
-_MARKS: Final = "marks by IP_TOS, IPV6_TCLASS and SO_PRIORITY of the sockets"
 _BY_PROGRAM: Final = "the program paces itself"
-_BY_TCP: Final = "the kernel's TCP paces by SO_MAX_PACING_RATE"
-_BY_FQ: Final = "the fq queue paces by SO_MAX_PACING_RATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,7 @@ def flow_rows(
     *,
     now_ns: int,
     owners: Collection[int] | None = None,
-    backend: str,
-    sending: SendingRates | None = None,
+    rates: Rates = NO_RATES,
 ) -> Iterator[FlowRow]:
     """Flows by ascending ids, as rows that are made as they are taken.
 
@@ -107,41 +106,32 @@ def flow_rows(
         after: Begin with the first flow whose id is above this.
         now_ns: Monotonic time.
         owners: Only the flows of these processes; all when None.
-        backend: What carries out treatments.
-        sending: Counts what sockets send; None for nobody.
+        rates: Who counts what is sent.
     """
     known: dict[int, OwnerView] = {}
     more = True
     while more:
-        views, more = _flow_views(runtime, after, now_ns, owners)
-        if sending is not None:
-            sending.look(one.cookie for view in views for one in view.sockets)
-        for view in views:
+        page, more = page_of_flows(runtime, after, AT_ONCE, now_ns, owners)
+        if rates.sockets is not None:
+            rates.sockets.look(one.cookie for each in page for one in each.view.sockets)
+        if rates.flows is not None:
+            counted = [each.view.flow_id for each in page if each.traffic is not None]
+            rates.flows.look(counted)
+        for each in page:
+            view = each.view
             after = view.flow_id
             owner = known.get(view.owner)
             if owner is None:
                 owner = known[view.owner] = describe_owner(view.owner)
-            yield flow_row(view, owner, backend, sending)
+            yield flow_row(each, owner, rates)
 
 
-def _flow_views(
-    runtime: Runtime, after: int, now_ns: int, owners: Collection[int] | None
-) -> tuple[tuple[FlowView, ...], bool]:
-    return runtime.look(
-        lambda engine: engine.flow_views(after, AT_ONCE, now_ns=now_ns, owners=owners)
-    )
-
-
-def flow_row(
-    view: FlowView, owner: OwnerView, backend: str, sending: SendingRates | None
-) -> FlowRow:
+def flow_row(shown: ShownFlow, owner: OwnerView, rates: Rates) -> FlowRow:
     """One flow as a row."""
+    view, traffic = shown.view, shown.traffic
     settings, treatment, marks = view.settings, view.treatment, view.marks
     contract = settings.contract
-    sending_bps = view.sending_bps
-    if sending_bps is None and sending is not None and view.streams:
-        sending_bps = sending.rate_bps(view.streams)
-    name, reason = backend_of(view, backend)
+    name, reason = backend_of(view, *shown.explained)
     return FlowRow(
         flow=view.flow_id,
         pid=owner.pid,
@@ -156,13 +146,18 @@ def flow_row(
         priority=treatment.queue_priority,
         contract_bps=None if contract is None else contract.rate_bps,
         shaping=None if contract is None else _words(contract.shaping.name),
-        sending_bps=sending_bps,
+        sending_bps=rates.of(shown),
+        sent_packets=None if traffic is None else traffic.packets,
+        sent_bytes=None if traffic is None else traffic.bytes,
+        excess_packets=None if traffic is None else traffic.excess_packets,
+        excess_bytes=None if traffic is None else traffic.excess_bytes,
+        dropped_packets=None if traffic is None else traffic.dropped_packets,
         sockets=tuple(
             [
                 SocketRow(
                     cookie=one.cookie,
                     protocol=_PROTOCOL_WORDS[one.transport],
-                    local=_local(one.cookie, sending),
+                    local=_local(one.cookie, rates.sockets),
                     destinations=tuple([text_of(each) for each in one.destinations]),
                 )
                 for one in view.sockets
@@ -177,25 +172,20 @@ def flow_row(
     )
 
 
-def backend_of(view: FlowView, name: str) -> tuple[str, str]:
+def backend_of(view: FlowView, name: str, how: str) -> tuple[str, str]:
     """What carries out a flow's treatment, and how; or that nothing does, and why.
 
     Args:
         view: The flow.
-        name: The mechanism for all that is done.
+        name: The mechanism for what is done.
+        how: What it says of that.
     """
     treatment, contract = view.treatment, view.settings.contract
     if treatment.dscp is None and treatment.rate_bps is None:
         return NO_BACKEND, _why_nothing(view.settings)
-    if contract is None:
-        pace = None
-    elif treatment.rate_bps is None:
-        pace = _BY_PROGRAM
-    else:
-        transports = {one.transport for one in view.sockets}
-        pace = _BY_TCP if transports == {Transport.TCP} else _BY_FQ
-    parts = (_MARKS if treatment.dscp is not None else None, pace)
-    return name, "; ".join([part for part in parts if part is not None])
+    if contract is not None and treatment.rate_bps is None:
+        how += f"; {_BY_PROGRAM}"
+    return name, how
 
 
 def _why_nothing(settings: Settings) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SHOWN, CANNOT_RUN, NO_SERVICE = 0, 2, 3
 
-# The service begins to count what TCP sends when it is asked, and has a rate a quarter of a second
+# The service begins to count what is sent when it is asked, and has a rate a quarter of a second
 # later; it knows the addresses of sockets then, too. On a busy machine that may take twice as long;
 # what is not known then stays unknown.
 _COUNTING_S, _COUNTINGS = 0.4, 2
@@ -206,13 +206,18 @@ def _is_worth_another(seen: Seen, *, is_first: bool) -> bool:
     for row in seen.rows:
         if is_first and any(one.local is None for one in row.sockets):
             return True
-        if (
-            row.sending_bps is None
-            and len(row.sockets) == row.socket_count
-            and all(one.protocol == _COUNTED_PROTOCOL for one in row.sockets)
-        ):
+        if row.sending_bps is None and _is_counted(row):
             return True
     return False
+
+
+def _is_counted(row: FlowRow) -> bool:
+    """Is there somebody who counts what a flow sends?"""
+    if row.sent_packets is not None:
+        return True
+    return len(row.sockets) == row.socket_count and all(
+        one.protocol == _COUNTED_PROTOCOL for one in row.sockets
+    )
 
 
 def _watch(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:

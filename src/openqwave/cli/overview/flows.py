@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Final
 
 from openqwave.cli.overview.pages import Column, Page, Row, lay_out
-from openqwave.cli.overview.words import clean, counted, name, rate
+from openqwave.cli.overview.words import bytes_sent, clean, counted, name, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +95,7 @@ def _below(row: FlowRow, reasons: dict[tuple[str, str], str]) -> list[str]:
         phrases.append(f"{counted(row.destination_count, 'destination')} in all")
     if row.host is not None:
         phrases.append(f"path to {clean(row.host)}")
+    phrases += _traffic(row)
     if row.marking != _USUAL_MARKING:
         phrases.append(clean(row.marking))
     if row.pcp is not None:
@@ -107,6 +108,22 @@ def _below(row: FlowRow, reasons: dict[tuple[str, str], str]) -> list[str]:
     sign = _sign(reasons, (backend, clean(row.backend_reason)))
     phrases.append(f"{'no backend' if backend == _NO_BACKEND else backend} ({sign})")
     return phrases
+
+
+def _traffic(row: FlowRow) -> list[str]:
+    """What it has sent, where that is counted."""
+    if row.sent_packets is None:
+        return []
+    phrases = [f"sent {_packets(row.sent_packets, row.sent_bytes)}"]
+    if row.excess_packets:
+        phrases.append(f"above the contract {_packets(row.excess_packets, row.excess_bytes)}")
+    if row.dropped_packets:
+        phrases.append(f"dropped {counted(row.dropped_packets, 'packet')}")
+    return phrases
+
+
+def _packets(packets: int, octets: int | None) -> str:
+    return f"{counted(packets, 'packet')} ({bytes_sent(octets or 0)})"
 
 
 def _socket(row: SocketRow) -> str:

@@ -76,8 +76,8 @@ def flows(
     """Show the flows of all programs of this host.
 
     Each with its program and user, its sockets and where they send, its type, the marks that its
-    packets really carry, its contract, what it sends now (TCP), how it stands with its path, and
-    what marks it and why. Asks the service, qwaved. Who is not root sees only their own flows.
+    packets really carry, its contract, what it sends now, how it stands with its path, and what
+    marks it and why. Asks the service, qwaved. Who is not root sees only their own flows.
 
     Exit status: 0, or 2 if there is no service; 130 if it was interrupted, but watching ends so
     with 0.
