@@ -36,6 +36,10 @@ needs_bpf = pytest.mark.skipif(
     not may_use_bpf(), reason="BPF wants root of the first user namespace"
 )
 BPF = '[enforcement]\nbackend = "bpf"\n'
+NFTABLES = '[enforcement]\nbackend = "nftables"\n'
+needs_nft = pytest.mark.skipif(
+    shutil.which("nft") is None and not Path("/usr/sbin/nft").exists(), reason="there is no nft"
+)
 # A program that wants what only rights give.
 UNPRIVILEGED = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
@@ -189,6 +193,57 @@ def begin_bound(state: dict[str, Any], host: str) -> None:
 def before_of(state: list[str], name: str) -> str:
     lines = [line for line in state[0].splitlines(keepends=True) if f"dev {name} " in line]
     return "".join(line.replace(f" dev {name}", "") for line in lines)
+
+
+# -- what others change while it runs -----------------------------------------------------
+
+
+def nft(*arguments: str) -> str:
+    """What `nft` says on this host."""
+    program = shutil.which("nft") or "/usr/sbin/nft"
+    done = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@needs_nft
+@pytest.mark.root
+def test_a_table_that_is_taken_away_comes_back(pair: tuple[Host, Host]) -> None:
+    """Nobody tells the service of it: it looks by itself."""
+    near, far = pair
+    with (
+        running(near, NFTABLES) as service,
+        Actor(host=near, service=service.socket) as user,
+        near.enter(),
+    ):
+        user.call(begin_bound, far.ipv4)
+        nft("flush", "ruleset")
+        until(lambda: "openqwave" in nft("list", "tables"))
+        assert mark_on_the_wire(user, far) == 56
+
+
+@needs_nft
+@pytest.mark.root
+def test_a_table_of_our_name_that_is_anothers_ends_nothing(pair: tuple[Host, Host]) -> None:
+    near, far = pair
+    with (
+        running(near, NFTABLES) as service,
+        Actor(host=near, service=service.socket) as user,
+        near.enter(),
+    ):
+        user.call(begin_bound, far.ipv4)
+        nft('delete table inet openqwave; add table inet openqwave { comment "theirs"; }')
+        until(lambda: "could not be brought back" in service.log.read_text())
+        assert "nft delete table inet openqwave" in service.log.read_text()
+        with pytest.raises(qw.NotSupported, match="which is left as it is"):
+            user.call(change_type)
+        assert "theirs" in nft("list", "ruleset")
+        nft("delete table inet openqwave")
+        user.call(change_type)
+        assert mark_on_the_wire(user, far) == 40
+
+
+def change_type(state: dict[str, Any]) -> None:
+    state["flow"].set_traffic_type(qw.TrafficType.AUDIO_VIDEO)
 
 
 # -- what cannot be had -----------------------------------------------------------------

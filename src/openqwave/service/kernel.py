@@ -6,7 +6,8 @@ says what is tried. All of it is of the network namespace in which the service w
 
 **Changes.** Interfaces come and go, and others put filters and queues where ours were. The kernel
 announces that, and everything is looked at again: at once, or, where much is announced, as often as
-`REST_S` allows.
+`REST_S` allows. What it announces to nobody here, a program that is detached or a table that is
+flushed, is found by looking every `LOOK_S`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from openqwave.enforcement.bpf.table import Sizes
 from openqwave.enforcement.choice import Candidate, choose
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.enforcement.nft.backend import NftMarks
+from openqwave.enforcement.nft.table import ForeignTable
 from openqwave.enforcement.shaping.shapers import Shapers
 from openqwave.ipc.messages import InterfaceRow
 from openqwave.model.flow import Transport
@@ -49,6 +51,9 @@ _log = logging.getLogger("openqwave.service")
 # Between two looks at everything: a look costs a millisecond or two, and a router's routes change
 # all the time.
 REST_S: Final = 0.2
+# A look costs some milliseconds at most, so a thousandth of the time; but it lists the whole table
+# of nftables where others have changed theirs, half a second for 100,000 elements.
+LOOK_S: Final = 10.0
 # Room for destinations by that for flows: a socket that serves many has one flow for several.
 _DESTINATIONS_PER_FLOW: Final = 2
 _TCP: Final = frozenset({Transport.TCP})
@@ -86,7 +91,8 @@ class Kernel:
         self._with_tcx = with_tcx
         self._presence: Presence | None = None
         self._nft: NftMarks | None = None
-        self._due_s = 0.0
+        self._due_s = self._rested_s = 0.0
+        self._trouble = ""
         self._told: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             self._netlink = stack.enter_context(Netlink(socket.NETLINK_ROUTE))
@@ -159,7 +165,7 @@ class Kernel:
 
         def look() -> None:
             self._changes.have_happened()
-            self._due_s = self._due_s or time.monotonic()
+            self._due_s = self._rested_s
             self.look_again(server)
 
         if self.chosen.plane is not None:
@@ -172,8 +178,9 @@ class Kernel:
     def look_again(self, server: Server) -> None:
         """Bring back what others changed, if it is due; to be called once in a while, too."""
         now_s = time.monotonic()
-        if not self._due_s or now_s < self._due_s:
+        if now_s < self._due_s:
             return
+        trouble = ""
 
         def reconcile() -> None:
             self.chosen.reconcile()
@@ -181,10 +188,14 @@ class Kernel:
         try:
             # Under the lock, as all that changes the kernel.
             server.runtime.look(lambda _: reconcile())
-        except OSError as error:
-            _log.warning("the kernel could not be looked at: %s", error)
+        except (OSError, ForeignTable) as error:
+            trouble = str(error)
+        if trouble and trouble != self._trouble:
+            _log.warning("what is in the kernel could not be brought back: %s", trouble)
+        self._trouble = trouble
+        self._rested_s = now_s + REST_S
         # What was announced meanwhile is our own work, or is looked at next time.
-        self._due_s = now_s + REST_S if self._changes.have_happened() else 0.0
+        self._due_s = self._rested_s if self._changes.have_happened() else now_s + LOOK_S
         self._tell()
 
     def _tell(self) -> None:
