@@ -190,6 +190,7 @@ class Attachments:
     Attributes:
         reasons: By interface's name, why the program is not there and what to do, as sentences.
         notes: By interface's name, what is to be known though it is there.
+        tagging: The numbers of interfaces where it is, and may put tags.
     """
 
     def __init__(
@@ -204,6 +205,7 @@ class Attachments:
         """
         self.reasons: dict[str, str] = {}
         self.notes: dict[str, str] = {}
+        self.tagging: frozenset[int] = frozenset()
         self._programs = programs
         self._filters = filters
         self._with_tcx = with_tcx
@@ -232,6 +234,7 @@ class Attachments:
         exits = self._filters.exits()
         reasons: dict[str, str] = {}
         notes: dict[str, str] = {}
+        tagging: set[int] = set()
         for each in exits:
             try:
                 note = self._bring(each)
@@ -243,9 +246,11 @@ class Attachments:
             else:
                 if note:
                     notes[each.name] = note
+                if self._program_for(each) == self._programs.egress:
+                    tagging.add(each.index)
         for index in self._held.keys() - {each.index for each in exits}:
             close(self._held.pop(index).link)
-        self.reasons, self.notes = reasons, notes
+        self.reasons, self.notes, self.tagging = reasons, notes, frozenset(tagging)
 
     def close(self) -> None:
         """Take the program away from every interface; harmless when done before.
@@ -276,7 +281,8 @@ class Attachments:
             return self._programs.egress_raw
         raise _CannotAttach(
             f"packets of {interface.name} have a link header that the program does not know "
-            f"(hardware type {interface.hardware}); flows there are marked by socket options"
+            f"(hardware type {interface.hardware}), so flows are not marked there; where they have "
+            'to be, choose backend = "socket-options" under [enforcement]'
         )
 
     def _id_of(self, program: int) -> int:
