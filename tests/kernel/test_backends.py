@@ -163,6 +163,21 @@ def others_of_the_socket_are_left_alone(stage: Stage) -> None:
 
 
 @case
+def a_destination_leaves(stage: Stage) -> None:
+    """What goes there is not touched any more; the flow goes on."""
+    sock = stage.udp()
+    stays, leaves = stage.address("v4", PORT), stage.address("v4", OTHER_PORT)
+    stage.apply(stage.plan(sock, (1, VOICE, (stays, leaves))))
+    if stage.has_wire:
+        assert stage.marks(sock, OTHER_PORT) == [(56, 0)]
+    stage.apply(stage.plan(sock, (1, VOICE, (stays,))))
+    if stage.has_wire:
+        assert stage.marks(sock, PORT) == [(56, 0)]
+        if stage.marks(sock, OTHER_PORT) != [(0, 0)]:
+            raise Declined(None, "all packets of the socket are marked")
+
+
+@case
 def change_of_type(stage: Stage) -> None:
     sock, to = stage.udp(), stage.address("v4", PORT)
     for treatment, dscp in ((VOICE, 56), (BULK, 8), (Treatment(0, 0), 0), (VOICE, 56)):
@@ -207,13 +222,17 @@ def all_or_nothing(stage: Stage) -> None:
     before = stage.backend.observe()
     nowhere = Treatment(40, 6, rate_bps=1_000_000)
     impossible = stage.plan(two, (2, nowhere, (place("203.0.113.1", PORT),)))
-    outcome = stage.backend.apply((stage.plan(one, (1, VOICE, (to,))), impossible))
+    beside = (3, VOICE, (stage.address("v4", OTHER_PORT),))
+    outcome = stage.backend.apply((stage.plan(one, (1, VOICE, (to,)), beside), impossible))
     if not isinstance(outcome, Refusal):
         raise Declined(None, "it refuses nothing")
     assert stage.backend.observe() == before
     if stage.has_wire:
         assert stage.marks(one, PORT) == [(8, 0)]
         assert stage.marks(two, PORT) == [(0, 0)]
+        # Options mark all that the socket sends.
+        beside_dscp = 8 if stage.kind == OPTIONS else 0
+        assert stage.marks(one, OTHER_PORT) == [(beside_dscp, 0)]
 
 
 # -- rates ------------------------------------------------------------------------------
@@ -450,6 +469,7 @@ DECLINED: Final[Mapping[str, Mapping[str, ErrorCode | None]]] = {
     OPTIONS: {
         "flows_of_one_socket": NOT_SUPPORTED,
         "others_of_the_socket_are_left_alone": None,
+        "a_destination_leaves": None,
         "excess_is_marked_otherwise": NOT_SUPPORTED,
         "one_rate_for_several_sockets": NOT_SUPPORTED,
         # Without the fq queue on the way.
