@@ -96,11 +96,12 @@ class Stage:
         """A place at the far host."""
         return place(self.far.ipv6 if network == "v6" else self.far.ipv4, port)
 
-    def udp(self, network: str = "v4") -> socket.socket:
-        """A socket that is bound, and connected to nobody."""
+    def udp(self, network: str = "v4", *, is_bound: bool = True) -> socket.socket:
+        """A socket that is connected to nobody."""
         family = socket.AF_INET if network == "v4" else socket.AF_INET6
         sock = self._stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-        sock.bind(("", 0))
+        if is_bound:
+            sock.bind(("", 0))
         sock.settimeout(PATIENCE_S)
         self._sockets.remember(read_cookie(sock), sock)
         if network == "mapped":

@@ -90,6 +90,21 @@ def ipv4_of_an_ipv6_socket(stage: Stage) -> None:
 
 
 @case
+def a_socket_without_a_port(stage: Stage) -> None:
+    """It gets one when it sends."""
+    sock, other = stage.udp(is_bound=False), stage.udp(is_bound=False)
+    stage.apply(stage.plan(sock, (1, VOICE, (stage.address("v4", PORT),))))
+    assert stage.backend.observe() == {read_cookie(sock): VOICE}
+    if stage.has_wire:
+        assert stage.marks(sock, PORT, 2) == [(56, 0)] * 2
+        assert stage.marks(other, PORT) == [(0, 0)]
+    stage.apply(SocketPlan(read_cookie(sock), ()))
+    assert stage.backend.observe() == {}
+    if stage.has_wire:
+        assert stage.marks(sock, PORT) == [(0, 0)]
+
+
+@case
 def tcp(stage: Stage) -> None:
     near, far, to = stage.tcp()
     stage.apply(stage.plan(near, (1, VIDEO, (to,))))

@@ -18,6 +18,9 @@ two parts, and either both are in force or neither.
 **Sockets of other network namespaces** than the service's leave through interfaces where it has
 nothing. They are marked by options, and so are those whose namespace the kernel does not tell
 (before Linux 5.14).
+
+**A table knows addresses, not sockets**, and cannot tell what a socket sends that has no port yet.
+Options can; so a socket that such a mechanism refuses is marked by them, from then on.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.enforcement.missing import MechanismMissing
+from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import Transport, Treatment
 from openqwave.model.value import value
@@ -48,6 +52,7 @@ _NO_NAMESPACES: Final = (
 )
 _BY_TCP: Final = "the kernel's TCP paces by SO_MAX_PACING_RATE"
 _BY_FQ: Final = "the fq queue paces by SO_MAX_PACING_RATE"
+_UNTOLD: Final = "a table of rules cannot tell the packets of this socket"
 _ELSEWHERE: Final = "the socket is in another network namespace than the service"
 
 # Makes a mechanism; raises `MechanismMissing`.
@@ -62,11 +67,13 @@ class Candidate:
         mechanism: What the configuration calls it.
         make: Makes it, and attaches it to the kernel.
         paced_by_socket: Sockets of these protocols are held to a rate by an option.
+        knows_sockets: Whether it can tell the packets of any socket.
     """
 
     mechanism: Mechanism
     make: Maker
     paced_by_socket: frozenset[Transport]
+    knows_sockets: bool = True
 
 
 def choose(
@@ -98,8 +105,8 @@ def choose(
                 raise
         else:
             why = _NAMED if named else "; ".join(missing) or _FIRST
-            return Chosen(options, plane, candidate.paced_by_socket, namespace, why)
-    return Chosen(options, None, frozenset(), namespace, _NAMED if named else "; ".join(missing))
+            return Chosen(options, plane, candidate, namespace, why)
+    return Chosen(options, None, None, namespace, _NAMED if named else "; ".join(missing))
 
 
 @value
@@ -122,7 +129,7 @@ class Chosen:
         self,
         options: Backend,
         plane: Backend | None,
-        paced_by_socket: frozenset[Transport],
+        candidate: Candidate | None,
         namespace: int,
         reason: str,
     ) -> None:
@@ -131,17 +138,20 @@ class Chosen:
         Args:
             options: Options of sockets.
             plane: What is in the kernel; None where nothing is.
-            paced_by_socket: Sockets of these protocols are held to a rate by an option.
+            candidate: What is known of that; None likewise.
             namespace: The network namespace in which it is.
             reason: Why it is that mechanism.
         """
         self._options = options
         self.plane = plane
-        self._paced_by_socket = paced_by_socket
+        self._paced_by_socket = candidate.paced_by_socket if candidate else frozenset()
+        self._knows_sockets = candidate is None or candidate.knows_sockets
         self._namespace = namespace
         self.reason = reason
         # What is in force, as it was asked for.
         self._plans: dict[int, SocketPlan] = {}
+        # Sockets that the plane has refused.
+        self._refused: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -160,7 +170,7 @@ class Chosen:
         for_options = tuple([part.options for part in parts if part.options is not None])
         applied = plane.apply(for_plane)
         if isinstance(applied, Refusal):
-            return applied
+            return self._try_options(plans, applied)
         if for_options:
             outcome = self._options.apply(for_options)
             if isinstance(outcome, Refusal):
@@ -170,12 +180,33 @@ class Chosen:
             if plan.shares:
                 self._plans[plan.cookie] = plan
             else:
-                self._plans.pop(plan.cookie, None)
+                self._forget(plan.cookie)
         if applied.gone:
             plane.apply(tuple([SocketPlan(cookie, ()) for cookie in applied.gone]))
             for cookie in applied.gone:
-                self._plans.pop(cookie, None)
+                self._forget(cookie)
         return applied
+
+    def _forget(self, cookie: int) -> None:
+        self._plans.pop(cookie, None)
+        self._refused.discard(cookie)
+
+    def _try_options(self, plans: tuple[SocketPlan, ...], refused: Refusal) -> Applied | Refusal:
+        """Have new sockets marked by options, where the plane cannot tell their packets."""
+        if (
+            self._knows_sockets
+            or refused.code is not ErrorCode.ERROR_NOT_SUPPORTED
+            or any(plan.cookie in self._plans or not plan.shares for plan in plans)
+        ):
+            return refused
+        outcome = self._options.apply(plans)
+        if isinstance(outcome, Refusal):
+            return refused
+        for plan in plans:
+            if plan.cookie not in outcome.gone:
+                self._plans[plan.cookie] = plan
+                self._refused.add(plan.cookie)
+        return outcome
 
     def _undo(self, plane: Backend, written: tuple[SocketPlan, ...], refused: Refusal) -> Refusal:
         """Bring the kernel back to what it was; options have undone theirs."""
@@ -213,7 +244,7 @@ class Chosen:
         return _Parts(None, None) if plan is None else self._parts_of(plan)
 
     def _parts_of(self, plan: SocketPlan) -> _Parts:
-        if plan.namespace != self._namespace:
+        if plan.namespace != self._namespace or plan.cookie in self._refused:
             return _Parts(None, plan)
         if plan.transport not in self._paced_by_socket or not any(map(_is_delayed, plan.shares)):
             return _Parts(plan, None)
@@ -249,7 +280,8 @@ class Chosen:
         parts = self._parts_of(plan)
         if parts.plane is None:
             name, how = self._options.explain(cookie)
-            return name, f"{how}; {_ELSEWHERE}"
+            why = _UNTOLD if cookie in self._refused else _ELSEWHERE
+            return name, f"{how}; {why}"
         name, how = self.plane.explain(cookie)
         if parts.options is not None:
             how += f"; {_BY_TCP if plan.transport is Transport.TCP else _BY_FQ}"
@@ -270,6 +302,7 @@ class Chosen:
         if self.plane is not None:
             self.plane.clean_up()
         self._plans.clear()
+        self._refused.clear()
 
 
 def _is_delayed(share: Share) -> bool:

@@ -124,7 +124,7 @@ class Kernel:
 
     def _candidates(self) -> Iterator[Candidate]:
         yield Candidate("bpf", self._plane, _TCP)
-        yield Candidate("nftables", self._table, frozenset(Transport))
+        yield Candidate("nftables", self._table, frozenset(Transport), knows_sockets=False)
 
     def _plane(self) -> DataPlane:
         self._presence = Presence.begin(
