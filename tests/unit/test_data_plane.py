@@ -198,6 +198,28 @@ def test_a_destination_changes_flows(rig: Rig) -> None:
     assert rig.tables.destinations == {(1, ENDS[0]): 1, (1, ENDS[1]): 2, (1, ENDS[2]): 2}
 
 
+def test_one_more_of_thousands_is_no_look_at_each(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [Endpoint(number.to_bytes(4, "big"), 1) for number in range(1, 1_001)]
+    rig.apply(plan(1, (10, VOICE, tuple(ends))))
+    looked: list[int] = []
+    hashed = Endpoint.__hash__
+
+    def look(end: Endpoint) -> int:
+        looked.append(end.port)
+        return hashed(end)
+
+    monkeypatch.setattr(Endpoint, "__hash__", look)
+    rig.apply(plan(1, (10, VOICE, (*ends, ENDS[0]))))
+    rig.apply(plan(1, (10, VOICE, (*ends[:500], *ends[501:], ENDS[0]))))
+    assert len(looked) < 50
+    monkeypatch.undo()
+    assert len(rig.tables.destinations) == 1_000
+    assert (1, ends[500]) not in rig.tables.destinations
+    assert (1, ENDS[0]) in rig.tables.destinations
+
+
 def test_a_rate_is_held_wherever_the_flow_goes(rig: Rig) -> None:
     rig.apply(plan(1, (10, SHAPED, (ENDS[0],))), plan(2, (10, SHAPED, (ENDS[1],))))
     assert rig.queues.held == {10: (8_000_000, frozenset(ENDS[:2]))}

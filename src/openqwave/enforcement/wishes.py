@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 Mechanism: TypeAlias = Literal["auto", "bpf", "nftables", "socket-options"]
 
-# Four programs with as many flows as one may have. The kernel's memory for it is taken at the start:
+# Four programs with as many flows as one may have. The memory for it is taken at the start:
 # 400 bytes a flow, with two destinations, are 26 MB.
 DEFAULT_MOST_FLOWS: Final = 65_536
 

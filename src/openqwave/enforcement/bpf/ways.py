@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from operator import is_
 from typing import TYPE_CHECKING, Final
 
 from openqwave.enforcement.shaping.queues import DepartureTimes
@@ -11,7 +13,7 @@ from openqwave.model.flow import UNTOUCHED, Treatment
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from openqwave.enforcement.shaping.shapers import Shaped
     from openqwave.model.endpoint import Endpoint
@@ -80,13 +82,28 @@ def together(sockets: Mapping[int, tuple[Endpoint, ...]]) -> tuple[Endpoint, ...
 
 
 def differing(one: Ways, other: Ways) -> dict[Endpoint, int]:
-    """Where destinations lead by one, of the slots that the other does not list alike."""
+    """Where destinations lead by one, of the slots that the other does not list alike.
+
+    One that comes or goes costs no look at each of thousands: what both lists begin and end with is
+    left out.
+    """
     return {
         end: slot
         for slot, ends in one.destinations.items()
-        if other.destinations.get(slot) != ends
-        for end in ends
+        for end in _middle(ends, other.destinations.get(slot, ()))
     }
+
+
+def _middle(ends: tuple[Endpoint, ...], others: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """What is between the common beginning of two lists and their common end."""
+    shorter = min(len(ends), len(others))
+    first = _length_alike(ends, others)
+    last = min(_length_alike(reversed(ends), reversed(others)), shorter - first)
+    return ends[first : len(ends) - last]
+
+
+def _length_alike(one: Iterable[Endpoint], other: Iterable[Endpoint]) -> int:
+    return sum(takewhile(bool, map(is_, one, other)))
 
 
 def as_asked(found: Treatment, flow: Flow, held_bps: Mapping[int, int]) -> Treatment:
