@@ -12,19 +12,26 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import openqwave as qw
 from openqwave.drivers.filters import Filters
+from openqwave.drivers.links import Links
 from openqwave.drivers.netlink import Netlink
 from openqwave.drivers.qdiscs import Qdiscs
+from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement.bpf.attachment import NAME_WITH_CLSACT, PRIORITY
 from openqwave.enforcement.bpf.program import EgressProgram, Sizes
 from openqwave.enforcement.shaping.queues import OUR_ROOT
+from openqwave.enforcement.socket_options import SocketOptions
+from openqwave.enforcement.wishes import Wishes
 from openqwave.lab.capture import Direction
 from openqwave.lab.topology import Host, Lab
+from openqwave.service.kernel import Kernel
+from openqwave.service.server import Server
 from tests.kernel.backend_stage import tc, until
 from tests.kernel.egress_stage import may_use_bpf
 from tests.kernel.service_stage import NOBODY, TIMEOUT_S, Actor, Qwaved, public_folder, running
@@ -178,6 +185,41 @@ def test_what_a_crash_has_left_is_taken_away(pair: tuple[Host, Host]) -> None:
         listed = subprocess.run([nft, "list", "tables"], check=True, capture_output=True, text=True)
         assert listed.stdout == ""
         assert tc("qdisc", "show", "dev", "lo") == others
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def test_looks_that_take_long_leave_time_for_clients(
+    pair: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, _ = pair
+    clock = Clock()
+    looks: list[float] = []
+
+    def take_long() -> None:
+        tc("qdisc", "replace", "dev", "lo", "root", "pfifo", "limit", f"{1_000 + len(looks)}")
+        looks.append(clock.now_s)
+        clock.now_s += 1.0
+
+    server = SimpleNamespace(runtime=SimpleNamespace(look=lambda ask: ask(None)))
+    with near.enter():
+        sockets = SocketDirectory()
+        options = SocketOptions(sockets, Links())
+        with contextlib.closing(Kernel(Wishes("socket-options"), options, sockets)) as kernel:
+            monkeypatch.setattr("openqwave.service.kernel.time", clock)
+            monkeypatch.setattr(kernel.chosen, "reconcile", take_long)
+            while clock.now_s < 1_100:
+                kernel.look_again(cast("Server", server))
+                clock.now_s += 0.01
+    # What was announced is looked at again, and a tenth of the time goes into that.
+    assert 8 <= len(looks) <= 12
 
 
 def begin_bound(state: dict[str, Any], host: str) -> None:
