@@ -36,6 +36,7 @@ from openqwave.runtime import experimenting, surveying
 from tests.unit.driven import endpoint
 
 if TYPE_CHECKING:
+    from openqwave.runtime.probetags import ProbeTags
     from openqwave.subsystem.requests import Found
 
 HERE = endpoint("127.0.0.1", 0)
@@ -96,8 +97,14 @@ class Follower:
 class Run:
     """A stand-in for `Running`: one session that was begun."""
 
-    def __init__(self, session: Follower, peer: Endpoint, mailbox: Mailbox) -> None:
-        self.session, self.peer, self.mailbox = session, peer, mailbox
+    def __init__(
+        self,
+        session: Follower,
+        peer: Endpoint,
+        mailbox: Mailbox,
+        tags: ProbeTags | None,
+    ) -> None:
+        self.session, self.peer, self.mailbox, self.tags = session, peer, mailbox, tags
         self.is_cancelled = False
 
     def do(self, action: Callable[[int], object]) -> object:
@@ -174,11 +181,17 @@ class StagedHost:
     def start(self) -> None:
         assert threading.current_thread().name == NAMES[0], "no caller waits for this"
 
-    def run(self, session: Any, peer: Endpoint, mailbox: Mailbox) -> Run:  # noqa: ANN401 - a stand-in
+    def run(
+        self,
+        session: Any,  # noqa: ANN401 - a stand-in
+        peer: Endpoint,
+        mailbox: Mailbox,
+        tags: ProbeTags | None,
+    ) -> Run:
         assert self.is_open
         if self.stage.errors:
             raise self.stage.errors.pop(0)
-        run = Run(session, peer, mailbox)
+        run = Run(session, peer, mailbox, tags)
         self.stage.runs.append(run)
         for event in self.stage.answers:
             mailbox.put(event)

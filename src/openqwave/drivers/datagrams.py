@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from openqwave.drivers.batches import (
     integer_control,
     socket_address,
 )
+from openqwave.drivers.sockets import SO_COOKIE, namespace_of
 from openqwave.drivers.stamps import STAMP, Stamping
 from openqwave.drivers.streams import address_of, family_of, local_name, set_hops
 from openqwave.drivers.trains import Departure, SendFault, Train, fault_of
@@ -64,6 +66,7 @@ _IP_RECVTTL = 12
 _IP_RECVTOS = 13
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
+_COOKIE_BYTES = 8
 
 # Datagrams wait here while a train is sent. The kernel charges 2,304 bytes for a full-sized one,
 # so this is 3,600 of them, 43 ms at 1 Gbit/s; it is a limit, not memory that is taken.
@@ -185,6 +188,18 @@ class ProbeSocket:
     def fileno(self) -> int:
         """The file number; -1 once closed."""
         return self._socket.fileno()
+
+    @property
+    def cookie(self) -> int:
+        """The kernel's name for it."""
+        return int.from_bytes(
+            self._socket.getsockopt(socket.SOL_SOCKET, SO_COOKIE, _COOKIE_BYTES), sys.byteorder
+        )
+
+    @property
+    def namespace(self) -> int:
+        """The kernel's name for its network namespace; 0 where it has none."""
+        return namespace_of(self._socket)
 
     @property
     def dropped(self) -> int:

@@ -35,6 +35,7 @@ from openqwave.model.errors import (
 from openqwave.wire.qlpb import PORT, MessageId
 
 if TYPE_CHECKING:
+    from openqwave.drivers.initiating import Tags
     from openqwave.drivers.mailbox import Mailbox
     from openqwave.drivers.rtnetlink import Network
     from openqwave.model.endpoint import Endpoint
@@ -91,7 +92,9 @@ class ExperimentLoop:
 
     # -- what the host wants ----------------------------------------------------------
 
-    def begin_session(self, session: Session, peer: Endpoint, mailbox: Mailbox) -> Initiating:
+    def begin_session(
+        self, session: Session, peer: Endpoint, mailbox: Mailbox, tags: Tags | None = None
+    ) -> Initiating:
         """Run a session; errors as with `ExperimentHost.run`."""
         refusal = refuse_route(peer)
         if refusal is not None:
@@ -113,6 +116,7 @@ class ExperimentLoop:
             readiness=self.readiness,
             departures=self._departures,
             share=self._share,
+            tags=tags,
         )
         self._mailboxes[driver] = mailbox
         self._towards.setdefault((peer.packed, peer.scope_id), []).append(driver)

@@ -1,9 +1,8 @@
 """The thread in which experiments happen: sessions towards sinks, a sink of our own, port 2177.
 
-A session or a sink only decides; an `ExperimentHost` does what they decide, in one thread of its
-own. That thread sends trains, keeping itself awake for the last microseconds before each
-datagram, so it is never the caller's and never an event loop's. Meanwhile datagrams wait in their
-sockets, stamped by the kernel.
+A session or a sink only decides; an `ExperimentHost` does what they decide. Its thread sends trains,
+keeping itself awake for the last microseconds before each datagram, so it is never the caller's and
+never an event loop's. Meanwhile datagrams wait in their sockets, stamped by the kernel.
 
 **Failure.** What goes wrong with one session or sink ends that one; its reader gets the error
 after the events. What goes wrong with the thread itself ends the host; every reader gets it, and
@@ -44,6 +43,7 @@ from openqwave.model.errors import (
 
 if TYPE_CHECKING:
     from openqwave.drivers.experiment_loop import Driver
+    from openqwave.drivers.initiating import Tags
     from openqwave.drivers.rtnetlink import Network
     from openqwave.probing.session import Event, Session
     from openqwave.probing.sink import Sink
@@ -242,7 +242,11 @@ class ExperimentHost:
         self.close()
 
     def run(
-        self, session: Session, peer: str | Endpoint, mailbox: Mailbox | None = None
+        self,
+        session: Session,
+        peer: str | Endpoint,
+        mailbox: Mailbox | None = None,
+        tags: Tags | None = None,
     ) -> Running:
         """Run a session towards a sink. It is over when it waits for nothing any more.
 
@@ -250,6 +254,7 @@ class ExperimentHost:
             session: Not started yet, and left to the host from now on.
             peer: The sink's address, see `parse_peer`; the port is the protocol's.
             mailbox: Where its events go; one to read them from when None.
+            tags: Tags its priority probes, in the host's thread; None for nobody.
 
         Returns:
             The way to its events, and to end it.
@@ -264,7 +269,7 @@ class ExperimentHost:
         """
         where = (peer if isinstance(peer, Endpoint) else parse_peer(peer)).unmapped()
         mailbox = mailbox or Mailbox()
-        driver = self.call(lambda loop: loop.begin_session(session, where, mailbox))
+        driver = self.call(lambda loop: loop.begin_session(session, where, mailbox, tags))
         return Running(self, driver, mailbox)
 
     def serve(self, sink: Sink, mailbox: Mailbox | None = None) -> Serving:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from openqwave.admission.policy import queue_priority
 from openqwave.drivers.datagrams import Marking, ProbeSocket
@@ -51,6 +51,16 @@ _CONNECT_NS = 5_000_000_000
 _ROUNDS = 8
 
 
+class Tags(Protocol):
+    """Puts 802.1p tags on the packets of a socket."""
+
+    def tag(self, cookie: int, namespace: int, peer: Endpoint) -> None:
+        """Have all tagged, if that is possible, that a socket sends to a peer from now on."""
+
+    def untag(self, cookie: int) -> None:
+        """The socket is about to be closed."""
+
+
 class Initiating:
     """Runs one session.
 
@@ -68,6 +78,7 @@ class Initiating:
         readiness: Readiness,
         departures: Departures,
         share: Callable[[object, int], ProbeSocket],
+        tags: Tags | None = None,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -79,6 +90,7 @@ class Initiating:
             readiness: Waits for descriptors.
             departures: Sends trains.
             share: Gives its caller a share in UDP port 2177 of an IP version.
+            tags: Tags the priority probes; None for nobody.
         """
         self.peer = Endpoint(peer.packed, PORT, peer.scope_id)
         self._session = session
@@ -87,6 +99,8 @@ class Initiating:
         self._readiness = readiness
         self._departures = departures
         self._share = share
+        self._tags = tags
+        self._tagged: list[int] = []
         self._streams: dict[int, Stream] = {}
         self._deadlines_ns: dict[int, int] = {}
         self._channels: dict[Channel, ProbeSocket] = {}
@@ -157,6 +171,9 @@ class Initiating:
         self._departures.forget(self)
         for key in list(self._streams):
             self._drop(key)
+        if self._tags is not None:
+            while self._tagged:
+                self._tags.untag(self._tagged.pop())
         for sock in self._channels.values():
             sock.close()
         self._channels = {}
@@ -220,6 +237,9 @@ class Initiating:
         sock = self._channels.get(channel)
         if sock is None:
             sock = self._channels[channel] = self._open_channel(channel)
+            if channel is Channel.PRIORITY and self._tags is not None:
+                self._tagged.append(sock.cookie)
+                self._tags.tag(sock.cookie, sock.namespace, self.peer)
         return sock
 
     def _open_channel(self, channel: Channel) -> ProbeSocket:

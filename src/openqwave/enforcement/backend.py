@@ -41,6 +41,9 @@ class Backend(Protocol):
     def clean_up(self) -> None:
         """Leave nothing of ours in the kernel: every socket is as its application had it."""
 
+    def tags_at(self, interface: int) -> bool:
+        """Do packets that leave by an interface get the 802.1p tags of their treatment?"""
+
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """What was counted of flows; those of which nothing is counted are missing."""
 

@@ -268,6 +268,10 @@ class Chosen:
                 )
         return found
 
+    def tags_at(self, interface: int) -> bool:
+        """See `openqwave.enforcement.backend.Backend.tags_at`."""
+        return self.plane is not None and self.plane.tags_at(interface)
+
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """See `openqwave.enforcement.backend.Backend.traffic`."""
         return (self.plane or self._options).traffic(flow_ids)

@@ -172,6 +172,11 @@ class SocketOptions:
         """See `openqwave.enforcement.backend.Backend.clean_up`."""
         self.apply(tuple(SocketPlan(cookie, ()) for cookie in self._holds))
 
+    def tags_at(self, interface: int) -> bool:
+        """No option makes tags."""
+        del interface
+        return False
+
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """Options count nothing."""
         del flow_ids

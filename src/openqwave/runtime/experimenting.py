@@ -23,6 +23,7 @@ from openqwave.probing.outcomes import Ended, Failed
 from openqwave.probing.progress import Wish
 from openqwave.probing.tracking import CongestionTold, Effort, Tracking
 from openqwave.probing.tracking import Estimated as Told
+from openqwave.runtime.probetags import ProbeTags
 from openqwave.subsystem.effects import (
     Experiment,
     MeasureAfresh,
@@ -102,6 +103,7 @@ class Experimenting:
         self._budgets: dict[Endpoint, Budget] = {}
         self._verdicts: dict[Endpoint, Congestion] = {}
         self._told: dict[Endpoint, Told] = {}
+        self._tags: dict[Endpoint, ProbeTags] = {}
         self._number = 0
 
     @property
@@ -197,22 +199,26 @@ class Experimenting:
             random=random.SystemRandom().random,
         )
         mailbox = _Forwarding(self, facts, self._number)
+        tags = ProbeTags(self._subsystem, facts.interface) if facts.may_carry_tags else None
         runner: ExperimentHost | None = None
         try:
             self._subsystem.recall(facts)
             runner = self.host()
-            running = runner.run(session, host, mailbox)
+            running = runner.run(session, host, mailbox, tags)
         except Exception as error:  # noqa: BLE001 - told to everybody who waits
             if runner is not None and isinstance(error, QosError) and error.code in HOST_IS_OVER:
                 self.lose_host(runner)
             self._tell_ended(host, obstacle_of_error(error))
             return
         self._sessions[host] = self._number, session, running
+        if tags is not None:
+            self._tags[host] = tags
 
     def _stop(self, host: Endpoint) -> None:
         entry = self._sessions.pop(host, None)
         self._verdicts.pop(host, None)
         self._told.pop(host, None)
+        self._tags.pop(host, None)
         if entry is not None:
             with contextlib.suppress(QosError):
                 entry[2].cancel()
@@ -239,7 +245,12 @@ class Experimenting:
                 # What flows send belongs to what was measured beside them.
                 self._count()
                 self._told[host] = event
-                view = view_of(event, self._verdicts.get(host, Congestion()))
+                tags = self._tags.get(host)
+                view = view_of(
+                    event,
+                    self._verdicts.get(host, Congestion()),
+                    were_tagged=tags is not None and tags.were_tagged,
+                )
                 self._subsystem.receive_path_view(host, view)
                 self._subsystem.remember(facts, view)
             case CongestionTold(congestion=congestion):

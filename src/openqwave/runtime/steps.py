@@ -179,6 +179,19 @@ class Steps:
         with self._lock:
             return ask(self._engine, self._backend)
 
+    def apply_beside(self, plan: SocketPlan, interface: int) -> Applied | Refusal | None:
+        """Have a socket of our own treated that is in no flow; the engine knows nothing of it.
+
+        Args:
+            plan: What is wanted.
+            interface: Where its packets leave.
+
+        Returns:
+            What became of it; None where packets get no tags there, and nothing was done.
+        """
+        with self._lock:
+            return self._backend.apply((plan,)) if self._backend.tags_at(interface) else None
+
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """What was counted of flows; those of which nothing is counted are missing.
 

@@ -78,6 +78,9 @@ class Life(Protocol):
     def reconcile(self) -> None:
         """Attach the program wherever it is not, and can be."""
 
+    def tags_at(self, interface: int) -> bool:
+        """Is it at an interface's exit, and may it put tags there?"""
+
     def close(self) -> None:
         """Take it away, and its tables."""
 
@@ -324,6 +327,10 @@ class DataPlane:
             for cookie, slot in newest.items()
         }
         return {cookie: treatment for cookie, treatment in seen.items() if treatment != UNTOUCHED}
+
+    def tags_at(self, interface: int) -> bool:
+        """See `openqwave.enforcement.backend.Backend.tags_at`."""
+        return self._life.tags_at(interface)
 
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """See `openqwave.enforcement.backend.Backend.traffic`.

@@ -146,6 +146,10 @@ class Presence:
         """
         self._attachments.reconcile()
 
+    def tags_at(self, interface: int) -> bool:
+        """Is the program at an interface's exit, and may it put tags there?"""
+        return interface in self._attachments.tagging
+
     def close(self) -> None:
         """Take the program away, and its tables; harmless when done before.
 

@@ -180,6 +180,11 @@ class NftMarks:
         self._names.clear()
         self._ended.clear()
 
+    def tags_at(self, interface: int) -> bool:
+        """No rule makes tags."""
+        del interface
+        return False
+
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """See `openqwave.enforcement.backend.Backend.traffic`.
 
