@@ -15,11 +15,9 @@ Sources: Documentation/virt/uml/user_mode_linux_howto_v2.rst, arch/um/kernel/tim
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +27,6 @@ from pathlib import Path
 from tests.other_kernel.build import say
 
 HERE = Path(__file__).parent
-TETHER = HERE.parents[1] / "src/openqwave/lab/tether.py"
 
 # Noon of 1 January 2030, UTC: where virtual time begins, so that every run is like the last.
 VIRTUAL_START_NS = 1_893_499_200 * 1_000_000_000
@@ -76,14 +73,13 @@ def run(
         console = control / "console"
         with console.open("wb") as file:
             guest = subprocess.Popen(
-                # Ended with this process, however that ends.
                 [
                     sys.executable,
-                    str(TETHER),
-                    str(os.getpid()),
+                    str(HERE / "guard.py"),
                     *kernel_command(kernel, control, file.fileno(), clock, memory),
                 ],
-                stdin=subprocess.DEVNULL,
+                # Closed with this process, however that ends.
+                stdin=subprocess.PIPE,
                 pass_fds=[file.fileno()],
                 # A key pressed in the terminal is for this process, which then ends the guest.
                 start_new_session=True,
@@ -94,9 +90,8 @@ def run(
         except subprocess.TimeoutExpired:
             why = f"ended after {limit_s:.0f} s"
         finally:
-            # The guest's programs are processes of the host, in the same session.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(guest.pid, signal.SIGKILL)
+            if guest.stdin is not None:
+                guest.stdin.close()
             guest.wait()
         try:
             return int((control / "status").read_text(encoding="ascii"))

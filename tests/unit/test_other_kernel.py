@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,14 @@ done = subprocess.run(["sh", control + "/command"])
 {{ending}}
 """
 LEAVES_STATUS = 'open(control + "/status", "w").write(str(done.returncode))'
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The command line says what SIGTERM does; afterwards it does what it did."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def fake_kernel(folder: Path, ending: str = LEAVES_STATUS) -> Path:
@@ -165,6 +177,39 @@ def test_a_guest_that_takes_too_long_is_ended(
     assert guest.run(kernel, [command], limit_s=0.5) == guest.LOST
     assert "ended after" in capfd.readouterr().err
     assert not mark.exists()
+
+
+def test_a_guest_ends_with_who_started_it_however_that_ends(tmp_path: Path) -> None:
+    # A program that leaves another behind, as a kernel does that is killed.
+    kernel = tmp_path / "linux"
+    kernel.write_text(
+        f"#!/bin/sh\nsleep 60 &\necho $! >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; wait\n"
+    )
+    kernel.chmod(0o755)
+    script = (
+        "import sys; from pathlib import Path; from tests.other_kernel import guest; "
+        "guest.run(Path(sys.argv[1]), ['true'])"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", script, str(kernel)], cwd=ROOT)
+    until((tmp_path / "pid").exists)
+    left = int((tmp_path / "pid").read_text())
+    runner.kill()
+    runner.wait()
+    until(lambda: not is_running(left))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def test_virtual_time_is_asked_for_and_always_the_same(tmp_path: Path) -> None:
