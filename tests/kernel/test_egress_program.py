@@ -147,6 +147,34 @@ def test_fragments_have_the_marks_of_the_first(
             assert all(packet.is_sum_right() for packet in seen)
 
 
+def test_a_note_of_fragments_ends_with_the_next_of_that_number(
+    pair: tuple[Host, Host], program: EgressProgram, wire: Wire
+) -> None:
+    """What was noted may lead to a slot that is another flow's by then."""
+    left, right = pair
+    slot, other = flow(program, Treatment(dscp=46)), flow(program, Treatment(dscp=8))
+    to = at(right.ipv4, 20_000)
+    with left.enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+    def send() -> list[int]:
+        """Send a datagram in two fragments, always of the same number."""
+        for fragment in (0x2000, 2):
+            head = struct.pack("!BBHHHBBH", 0x45, 0, 36, 7, fragment, 64, socket.IPPROTO_UDP, 0)
+            body = struct.pack("!HHHH", 4_000, to.port, 24, 0) + bytes(8)
+            sock.sendto(head + at(left.ipv4, 1).packed + to.packed + body, (right.ipv4, 0))
+        return [packet.dscp for packet in wire.take(2, lambda packet: packet.version == 4)]
+
+    with sock, attached(program, left):
+        cookie = cookie_of(sock)
+        program.table.put_destination(cookie, at(right.ipv4, 20_001), other)
+        program.table.put_destination(cookie, to, slot)
+        program.table.put_socket(cookie, None, has_destinations=True)
+        assert send() == [46, 46]
+        program.table.drop_destination(cookie, to)
+        assert send() == [0, 0]
+
+
 @pytest.mark.parametrize(("name", "pcp"), [("egress", 6), ("egress_untagged", None)])
 def test_tags_only_where_they_may_be(
     pair: tuple[Host, Host], program: EgressProgram, wire: Wire, name: str, pcp: int | None

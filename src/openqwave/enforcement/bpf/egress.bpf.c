@@ -375,8 +375,13 @@ INLINE u32 find(struct __sk_buff *skb, u32 link, u64 cookie, u32 default_slot, u
 		slot = default_slot;
 	if (!slot && tuples_present)
 		slot = by_tuple(packet);
-	if (slot && packet->is_first)
-		map_update(&fragments, &key, &slot, BPF_ANY);
+	if (packet->is_first) {
+		if (slot)
+			map_update(&fragments, &key, &slot, BPF_ANY);
+		else
+			/* Its number came before, in a flow that may have ended since. */
+			map_delete(&fragments, &key);
+	}
 	return slot;
 }
 
