@@ -1,8 +1,8 @@
 """The thread in which experiments happen: sessions towards sinks, a sink of our own, port 2177.
 
-A session or a sink only decides; an `ExperimentHost` does what they decide. Its thread sends trains,
-keeping itself awake for the last microseconds before each datagram, so it is never the caller's and
-never an event loop's. Meanwhile datagrams wait in their sockets, stamped by the kernel.
+A session or a sink only decides; an `ExperimentHost` does what they decide. Its thread sends
+trains, keeping itself awake for the last microseconds before each datagram, so it is never the
+caller's nor an event loop's. Meanwhile datagrams wait in their sockets, stamped by the kernel.
 
 **Failure.** What goes wrong with one session or sink ends that one; its reader gets the error
 after the events. What goes wrong with the thread itself ends the host; every reader gets it, and
