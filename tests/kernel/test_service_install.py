@@ -15,6 +15,7 @@ import pytest
 from openqwave.cli.service.contents import files
 from openqwave.cli.service.layout import Layout
 from openqwave.lab.topology import Lab
+from tests.kernel.egress_stage import may_use_bpf
 from tests.kernel.machine import SNAPSHOT, TIMEOUT_S, Done, Machine, booted
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
@@ -68,6 +69,9 @@ def test_installed_running_and_gone(machine: Machine) -> None:
     for kind in ("CapPrm", "CapEff", "CapAmb", "CapBnd"):
         assert int(process[kind], 16) == CAPABILITIES & bounding
     assert machine.read(f"/proc/{pid}/comm").strip() == "qwaved"
+    # Which suffice for the program in the kernel, whose object was placed, too.
+    if may_use_bpf():
+        assert status["status"]["backend"]["name"] == "kernel program"
     # Nobody but root can change what runs.
     look = f"find /usr/local/lib/qwave {PROGRAM} -perm /022 -o ! -user root"
     assert machine.run(*look.split()) == Done(0, "", "")
