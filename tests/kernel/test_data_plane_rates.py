@@ -23,6 +23,7 @@ import pytest
 import openqwave as qw
 from openqwave.drivers.batches import SendBatch
 from openqwave.lab.capture import Direction
+from openqwave.lab.links import DuplexSpec, PathSpec, Stage
 from openqwave.lab.topology import Lab
 from tests.kernel.data_plane_stage import PATIENCE_S, open_socket, serving, watching
 from tests.kernel.service_stage import Actor
@@ -318,6 +319,31 @@ def test_what_is_shaped(
         # Where timers are exact enough to tell: nine of ten gaps are within a tenth of it.
         assert gaps[len(gaps) // 20] > 0.9 * nominal_ns
         assert gaps[len(gaps) * 19 // 20] < 1.1 * nominal_ns
+
+
+def test_the_gaps_of_tcp_are_even_where_the_path_is_long() -> None:
+    # The kernel makes trains of up to 64 KB of TCP where an answer comes within a millisecond, as
+    # between neighbours; from 4 ms on, pairs.
+    load = LOADS[8]
+    path = PathSpec((Stage(0, queue_bytes=10_000_000, delay_ns=5_000_000),))
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab())
+        left, right = lab.host("left"), lab.host("right")
+        lab.emulated_link(left, right, DuplexSpec(path))
+        listener = stack.enter_context(Actor(host=right))
+        far = Ground(left, right, stack.enter_context(serving(left)), listener)
+        for _ in range(TRIES):
+            packets = run(far, load, TCP, qw.Shaping.SHAPE_AND_MARK).packets[load.count // 10 :]
+            starts = train_starts(packets, load)
+            lengths = sorted(after - before for before, after in pairwise(starts))
+            gaps = gaps_ns([packets[number] for number in starts])
+            pair_ns = 2 * load.size * 8e9 / load.rate_bps
+            if gaps[len(gaps) * 9 // 10] < 1.1 * pair_ns:
+                break
+    assert {packet.dscp for packet in packets} == {VOICE_DSCP}
+    assert lengths[len(lengths) * 95 // 100] == 2
+    assert gaps[len(gaps) // 10] > 0.9 * pair_ns
+    assert gaps[len(gaps) * 9 // 10] < 1.1 * pair_ns
 
 
 @by_rate
