@@ -90,7 +90,8 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
     if treatment.rate_bps is not None and (len(shares) > 1 or shares[0].sockets_in_flow > 1):
         return Refusal(
             ErrorCode.ERROR_NOT_SUPPORTED,
-            "socket options hold one socket to a rate, not several flows or sockets together",
+            "socket options hold one socket to a rate, not several flows or sockets together: use "
+            "one socket for each flow, or let the service use BPF",
         )
     return treatment
 

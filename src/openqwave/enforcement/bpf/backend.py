@@ -60,7 +60,9 @@ _log = logging.getLogger("openqwave.service")
 # The outcome of nearly every plan.
 _ALL_APPLIED: Final = Applied()
 
-_OVER: Final = Refusal(ErrorCode.ERROR_NOT_SUPPORTED, "the kernel's program was taken away")
+_OVER: Final = Refusal(
+    ErrorCode.ERROR_NOT_SUPPORTED, "the kernel's program was taken away: restart the service"
+)
 
 # What the kernel says of a table that has no room, and the table of slots that it has none.
 _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})

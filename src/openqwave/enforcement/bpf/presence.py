@@ -92,7 +92,9 @@ class Presence:
         try:
             self._attachments.attach_all()
         except OSError as error:
-            raise MechanismMissing(f"interfaces cannot be listed: {error.strerror}") from error
+            raise MechanismMissing(
+                f"interfaces cannot be listed ({error.strerror}); restart the service when they can"
+            ) from error
         places = self.places()
         if places and not any(place.is_attached for place in places):
             raise MechanismMissing(places[0].words)

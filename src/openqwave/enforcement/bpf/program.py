@@ -78,7 +78,10 @@ class EgressProgram:
             MechanismMissing: A right or a feature is missing; the text says which.
         """
         if sys.byteorder != "little":
-            raise MechanismMissing("the kernel's program is built for little-endian machines only")
+            raise MechanismMissing(
+                "the kernel's program is built for little-endian machines only; others are served "
+                'by nftables (backend = "auto" under [enforcement])'
+            )
         sizes = sizes or Sizes()
         data = resources.files("openqwave.enforcement.bpf").joinpath(_OBJECT).read_bytes()
         try:

@@ -71,8 +71,14 @@ _CLASH: Final = (
     "another socket sends from the same port to the same destination in a flow of another type, "
     "and nftables cannot tell their packets apart: use another port"
 )
-_NO_RIGHT: Final = "nftables needs CAP_NET_ADMIN in the network namespace"
-_NO_NFTABLES: Final = "the kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)"
+_NO_RIGHT: Final = (
+    "nftables needs CAP_NET_ADMIN in the network namespace; run the service as root, or give it "
+    "that right (AmbientCapabilities= in its unit)"
+)
+_NO_NFTABLES: Final = (
+    "the kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET); load the module "
+    "nf_tables, or let the service use BPF"
+)
 _ABSENT: Final = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 _DOING: Final = "changing the nftables table failed"
 # Asking for one element costs what listing four costs.
@@ -380,4 +386,7 @@ def _missing(error: OSError) -> MechanismMissing:
         return MechanismMissing(_NO_RIGHT)
     if error.errno in _ABSENT:
         return MechanismMissing(_NO_NFTABLES)
-    return MechanismMissing(f"asking for the kernel's tables failed: {error.strerror}")
+    return MechanismMissing(
+        f"asking for the kernel's tables failed ({error.strerror}); see whether nft list tables "
+        "works, and restart the service"
+    )

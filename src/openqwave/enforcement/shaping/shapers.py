@@ -188,7 +188,8 @@ class Shapers:
             if isinstance(way, OSError):
                 return Refusal(
                     ErrorCode.ERROR_HOST_UNREACHABLE,
-                    f"no route to {destination.address}: {way.strerror}",
+                    f"no route to {destination.address} ({way.strerror}): see that the host has "
+                    f"one (ip route get {destination.address})",
                 )
             flow.ways[destination] = way
         return None
