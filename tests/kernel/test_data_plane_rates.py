@@ -13,8 +13,9 @@ import select
 import socket
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,7 @@ def offer_datagrams(sock: socket.socket, load: Load) -> bool:
 
 
 def offer_stream(sock: socket.socket, load: Load) -> bool:
-    """The same over TCP, to the end of the connection."""
+    """The same over TCP."""
     total = left = load.count * (load.size - load.headers(TCP))
     was_held = False
     sock.setblocking(False)
@@ -182,7 +183,6 @@ def offer_stream(sock: socket.socket, load: Load) -> bool:
         except BlockingIOError:
             was_held = True
             select.select([], [sock], [], PATIENCE_S)
-    sock.shutdown(socket.SHUT_WR)
     return was_held
 
 
@@ -252,6 +252,7 @@ def run(ground: Ground, load: Load, kind: socket.SocketKind, shaping: qw.Shaping
             assert numbers(packets) == [*range(load.count)]
             return Run(packets, was_held)
         was_held = offer_stream(sock, load)
+        sock.shutdown(socket.SHUT_WR)
         data_bytes = load.count * (load.size - load.headers(TCP))
         assert ground.listener.end() == data_bytes
         packets = ends.segments()
@@ -414,6 +415,94 @@ def test_a_voice_flow_of_exactly_its_rate(ground: Ground, shaping: qw.Shaping) -
     waits_ns = [each.time_ns - at for each, at in zip(packets, sent_ns, strict=True)]
     # No packet waits for longer than the sender was late, and none falls behind.
     assert max(waits_ns) < 20_000_000
+
+
+@by_kind
+def test_one_kind_of_contract_after_another(ground: Ground, kind: socket.SocketKind) -> None:
+    load = Load(8_000_000, V4, 1_000, 500)
+    with contextlib.ExitStack() as stack:
+        sock, flow = stack.enter_context(contracted(ground, load, kind, qw.Shaping.SHAPE_AND_MARK))
+        capture = stack.enter_context(watching(ground.left, Direction.OUTGOING))
+        port = sock.getpeername()[1]
+
+        def is_data(packet: CapturedPacket) -> bool:
+            return packet.destination_port == port and bool(packet.payload)
+
+        def sent() -> tuple[float, set[int]]:
+            """The rate of what leaves, by the contract's, and the marks."""
+            offer = offer_datagrams if kind is UDP else offer_stream
+            offer(sock, load)
+            packets: list[CapturedPacket] = []
+            wanted = load.count * (load.size - load.headers(kind))
+            while sum(each.length_bytes - load.headers(kind) for each in packets) < wanted:
+                packets += capture.wait_for(1, PATIENCE_S, is_data)
+            del packets[: len(packets) // 5]
+            starts = train_starts(packets, load) if kind is TCP else [*range(len(packets))]
+            if len(starts) <= PARTS:
+                return 99.0, {packet.dscp for packet in packets}
+            return statistics.median(shares(packets, starts)) / load.rate_bps, {
+                packet.dscp for packet in packets
+            }
+
+        def is_shaped(dscp: int) -> bool:
+            # What kind it is, not how exact.
+            share, dscps = sent()
+            return 0.9 < share < 1 + SHAPED and dscps == {dscp}
+
+        for _ in range(2):
+            assert is_shaped(VOICE_DSCP)
+            flow.set_rate(load.rate_bps, shaping=qw.Shaping.USE_NON_CONFORMANT_MARKINGS)
+            share, dscps = sent()
+            assert share > 1.5
+            assert dscps == {VOICE_DSCP, 0}
+            flow.set_rate(load.rate_bps, shaping=qw.Shaping.SHAPE_ONLY)
+            assert is_shaped(0)
+            flow.set_rate(0)
+            share, dscps = sent()
+            assert share > 1.5
+            assert dscps == {0}
+            flow.set_rate(load.rate_bps)
+        flow.close()
+        share, dscps = sent()
+        assert share > 1.5
+        assert dscps == {0}
+        if kind is TCP:
+            sock.shutdown(socket.SHUT_WR)
+            assert ground.listener.end() == 9 * load.count * (load.size - load.headers(TCP))
+
+
+@pytest.mark.parametrize("shaping", [*qw.Shaping][1:], ids=lambda each: each.name)
+def test_sockets_of_a_flow_share_its_rate(ground: Ground, shaping: qw.Shaping) -> None:
+    load = Load(8_000_000, V4, 1_000, 800)
+    with contextlib.ExitStack() as stack:
+        first, flow = stack.enter_context(contracted(ground, load, UDP, shaping))
+        second = ground.connected(replace(load, family=V6), UDP, stack)
+        flow.add_socket(second)
+        capture = stack.enter_context(watching(ground.left, Direction.OUTGOING))
+        ports = {sock.getpeername()[1] for sock in (first, second)}
+        interval_s = load.size * 4 / load.rate_bps
+        start_s = time.monotonic()
+        for number in range(load.count):
+            time.sleep(max(0, start_s + number * interval_s - time.monotonic()))
+            sock = (first, second)[number % 2]
+            more = IPV6_MORE if sock is second else 0
+            sock.send(numbered(number, load.size - UDP_BYTES - more))
+        packets = capture.wait_for(
+            load.count, PATIENCE_S, lambda packet: packet.destination_port in ports
+        )
+    assert {each.length_bytes for each in packets} == {load.size}
+    counts = Counter(each.version for each in packets)
+    assert counts[4] == counts[6]
+    if shaping is qw.Shaping.SHAPE_AND_MARK:
+        assert {packet.dscp for packet in packets} == {VOICE_DSCP}
+        each_bps = shares(packets[load.count // 10 :], [*range(load.count * 9 // 10)])
+        # One rate, not two; how exact it is, others ask.
+        assert 0.9 < statistics.median(each_bps) / load.rate_bps < 1 + SHAPED
+        return
+    excess = [number for number, packet in enumerate(packets) if not packet.dscp]
+    lasted_s = (packets[excess[-1]].time_ns - packets[excess[0]].time_ns) / 1e9
+    within = sum(each.length_bytes for each in packets[excess[0] : excess[-1]] if each.dscp)
+    assert 0.9 < within * 8 / lasted_s / load.rate_bps < 1 + METERED
 
 
 def test_a_rate_that_changes_while_packets_wait(ground: Ground) -> None:
