@@ -28,6 +28,9 @@ ALONE = (
 # Of those, what asks only what happens and never how soon, and waits for it with patience.
 TOGETHER = (
     "tests/kernel/test_attachment.py",
+    "tests/kernel/test_data_plane_marks.py",
+    "tests/kernel/test_data_plane_neighbours.py",
+    "tests/kernel/test_data_plane_programs.py",
     "tests/kernel/test_data_plane_crashes.py",
     "tests/kernel/test_restore.py",
     "tests/kernel/test_sequences_",
