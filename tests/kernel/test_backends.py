@@ -314,6 +314,27 @@ def udp_is_held_to_a_rate(stage: Stage) -> None:
 
 
 @case
+def one_rate_for_udp_and_tcp(stage: Stage) -> None:
+    """Who joins a flow does not end the rate of those who are in it."""
+    sock, to = stage.udp(), stage.address("v4", PORT)
+    near, far, there = stage.tcp()
+    shaped = Treatment(40, 6, rate_bps=4_000_000)
+    stage.apply(stage.plan(sock, (1, shaped, (to,))))
+    stage.apply(stage.plan(near, (1, shaped, (there,)), sockets_in_flow=2))
+    if not stage.has_wire:
+        return
+    near.sendall(bytes(50_000))
+    stage.send(sock, PORT, 50, 972)
+    ports = (PORT, there.port)
+    seen = stage.capture.wait_for(
+        50 + 35, 20.0, lambda packet: packet.destination_port in ports and packet.dscp == 40
+    )
+    # 50 kB of each at 4 Mbit/s are 200 ms together.
+    assert (seen[-1].time_ns - seen[0].time_ns) / 1e6 > 170
+    assert len(far.recv(50_000)) > 0
+
+
+@case
 def tcp_is_held_to_a_rate(stage: Stage) -> None:
     near, far, to = stage.tcp()
     shaped = Treatment(40, 6, rate_bps=8_000_000)
@@ -488,6 +509,7 @@ DECLINED: Final[Mapping[str, Mapping[str, ErrorCode | None]]] = {
         "excess_is_marked_otherwise": NOT_SUPPORTED,
         "one_rate_for_several_sockets": NOT_SUPPORTED,
         # Without the fq queue on the way.
+        "one_rate_for_udp_and_tcp": NOT_SUPPORTED,
         "udp_is_held_to_a_rate": NOT_SUPPORTED,
         "priority_tag": None,
         "counters": None,
@@ -499,6 +521,7 @@ DECLINED: Final[Mapping[str, Mapping[str, ErrorCode | None]]] = {
     NFTABLES: {
         "excess_is_marked_otherwise": NOT_SUPPORTED,
         "one_rate_for_several_sockets": NOT_SUPPORTED,
+        "one_rate_for_udp_and_tcp": NOT_SUPPORTED,
         "udp_is_held_to_a_rate": NOT_SUPPORTED,
         "priority_tag": None,
         "full_tables": None,

@@ -13,7 +13,9 @@ crash they stay on a socket that lives on, where a program is gone with its proc
 
 **TCP is paced by its socket**, whoever marks it: the kernel's TCP holds itself to a rate without a
 queue in between (`openqwave.enforcement.pacing`). So the plan for a TCP socket under contract has
-two parts, and either both are in force or neither.
+two parts, and either both are in force or neither. An option holds one socket. Where a flow has
+several, and what is in the kernel can hold it to its rate, that does, TCP or not: one rate for all
+of them.
 
 **Sockets of other network namespaces** than the service's leave through interfaces where it has
 nothing. They are marked by options, and so are those whose namespace the kernel does not tell
@@ -53,6 +55,7 @@ _NO_NAMESPACES: Final = (
 _BY_TCP: Final = "the kernel's TCP paces by SO_MAX_PACING_RATE"
 _BY_FQ: Final = "the fq queue paces by SO_MAX_PACING_RATE"
 _UNTOLD: Final = "a table of rules cannot tell the packets of this socket"
+_ALL: Final = frozenset(Transport)
 _ELSEWHERE: Final = "the socket is in another network namespace than the service"
 
 # Makes a mechanism; raises `MechanismMissing`.
@@ -146,6 +149,7 @@ class Chosen:
         self.plane = plane
         self._paced_by_socket = candidate.paced_by_socket if candidate else frozenset()
         self._knows_sockets = candidate is None or candidate.knows_sockets
+        self._plane_has_rates = self._paced_by_socket != _ALL
         self._namespace = namespace
         self.reason = reason
         # What is in force, as it was asked for.
@@ -246,7 +250,10 @@ class Chosen:
     def _parts_of(self, plan: SocketPlan) -> _Parts:
         if plan.namespace != self._namespace or plan.cookie in self._refused:
             return _Parts(None, plan)
-        if plan.transport not in self._paced_by_socket or not any(map(_is_delayed, plan.shares)):
+        delayed = [share for share in plan.shares if _is_delayed(share)]
+        if not delayed or plan.transport not in self._paced_by_socket:
+            return _Parts(plan, None)
+        if self._plane_has_rates and any(share.sockets_in_flow > 1 for share in delayed):
             return _Parts(plan, None)
         marks, rates = [], []
         for share in plan.shares:
@@ -302,9 +309,11 @@ class Chosen:
 
     def clean_up(self) -> None:
         """See `openqwave.enforcement.backend.Backend.clean_up`."""
-        self._options.clean_up()
-        if self.plane is not None:
-            self.plane.clean_up()
+        try:
+            self._options.clean_up()
+        finally:
+            if self.plane is not None:
+                self.plane.clean_up()
         self._plans.clear()
         self._refused.clear()
 
