@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwave.enforcement.bpf.backend import DataPlane
+from openqwave.enforcement.bpf.presence import Presence
 from openqwave.enforcement.bpf.table import FlowTable
 from openqwave.enforcement.shaping.queues import DepartureTimes
-from openqwave.enforcement.shaping.shapers import Leaf, Shaped
+from openqwave.enforcement.shaping.shapers import Leaf, Shaped, Shapers
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
@@ -157,7 +158,11 @@ class Rig:
 
     def __init__(self) -> None:
         self.tables, self.queues, self.life = Tables(), Queues(), Still()
-        self.plane = DataPlane(cast("FlowTable", self.tables), self.life, self.queues)
+        self.plane = DataPlane(
+            cast("FlowTable", self.tables),
+            cast("Presence", self.life),
+            cast("Shapers", self.queues),
+        )
 
     def apply(self, *plans: SocketPlan) -> Applied | Refusal:
         return self.plane.apply(plans)
@@ -269,6 +274,33 @@ def test_what_others_do_to_the_queues_is_followed(rig: Rig) -> None:
     assert rig.queues.held == {}
 
 
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_flows_leave_though_queues_fail_others(rig: Rig, is_noticed: bool) -> None:
+    """A rate that others took away is no reason to go on marking what has ended."""
+    rig.apply(plan(1, (10, SHAPED, (ENDS[0],)), (11, VOICE, (ENDS[1],))))
+    refusal = Refusal(ErrorCode.ERROR_NOT_SUPPORTED, "no queue")
+    rig.queues.refuses, rig.queues.changes = True, {10: refusal}
+    if is_noticed:
+        rig.plane.reconcile()
+    before = rig.tables.written(1)
+    assert rig.apply(plan(1, (10, SHAPED, (ENDS[0],)))) == Applied()
+    assert rig.tables.destinations == {(1, ENDS[0]): 1}
+    assert rig.tables.written(1) == before
+    # But nothing that is new comes to a flow that is not held.
+    assert rig.apply(plan(1, (10, SHAPED, tuple(ENDS[:2])))) == refusal
+    assert rig.tables.destinations == {(1, ENDS[0]): 1}
+
+
+def test_a_rate_forgets_where_a_closed_socket_sent(rig: Rig) -> None:
+    """Else the flow loses its rate when there is no route there any more."""
+    rig.apply(plan(1, (10, SHAPED, (ENDS[0],))), plan(2, (10, SHAPED, (ENDS[1],))))
+    rig.apply(SocketPlan(2, ()))
+    assert rig.queues.held == {10: (8_000_000, frozenset(ENDS[:1]))}
+    rig.apply(plan(2, (10, SHAPED, (ENDS[1],))))
+    rig.apply(plan(2, (11, VOICE, (ENDS[1],))))
+    assert rig.queues.held == {10: (8_000_000, frozenset(ENDS[:1]))}
+
+
 def test_what_is_said_of_a_socket(rig: Rig) -> None:
     rig.apply(plan(1, (10, VOICE, (ENDS[0],))), plan(2, (11, METERED, (ENDS[1],))))
     rig.apply(plan(3, (12, UNTOUCHED, (ENDS[1],))))
@@ -292,6 +324,17 @@ def test_after_the_end_there_is_nothing(rig: Rig) -> None:
     assert rig.plane.observe() == {}
     assert rig.plane.traffic([10]) == {}
     assert isinstance(rig.apply(plan(1, (10, VOICE, (ENDS[0],)))), Refusal)
+
+
+def test_queues_go_though_a_filter_stays(rig: Rig) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, "no")
+
+    rig.apply(plan(1, (10, SHAPED, (ENDS[0],))))
+    rig.life.close = fail  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no"):
+        rig.plane.clean_up()
+    assert rig.queues.held == {}
 
 
 treatments = st.sampled_from([VOICE, BULK, SHAPED, SLOWER, METERED, UNTOUCHED])

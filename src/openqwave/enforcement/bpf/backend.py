@@ -27,7 +27,7 @@ from __future__ import annotations
 import errno
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.enforcement.bpf.ways import (
     COUNTS,
@@ -49,8 +49,9 @@ from openqwave.subsystem.effects import Applied
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from openqwave.enforcement.bpf.presence import Presence
     from openqwave.enforcement.bpf.table import FlowTable
-    from openqwave.enforcement.shaping.shapers import Shaped
+    from openqwave.enforcement.shaping.shapers import Shaped, Shapers
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.traffic import FlowTraffic
     from openqwave.subsystem.effects import Share, SocketPlan
@@ -71,66 +72,31 @@ _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})
 _Undo: TypeAlias = "list[Callable[[], object]]"
 
 
-class Life(Protocol):
-    """What keeps the program where packets leave, and hears of sockets that close."""
-
-    def take_gone(self, lingers: Callable[[int], bool]) -> Collection[int]:
-        """Sockets that were closed since the last time, and have nothing left to send."""
-
-    def reconcile(self) -> None:
-        """Attach the program wherever it is not, and can be."""
-
-    def tags_at(self, interface: int) -> bool:
-        """Is it at an interface's exit, and may it put tags there?"""
-
-    def close(self) -> None:
-        """Take it away, and its tables."""
-
-
-class Rates(Protocol):
-    """Holds flows to rates; see `openqwave.enforcement.shaping.shapers.Shapers`."""
-
-    def grant(
-        self, flow_id: int, rate_bps: int, destinations: Collection[Endpoint]
-    ) -> Shaped | Refusal:
-        """Hold a flow to a rate, or to another one."""
-
-    def end(self, flow_id: int) -> None:
-        """Hold it to none."""
-
-    def reconcile(self) -> Mapping[int, Shaped | Refusal]:
-        """Bring back what others changed; what changed for flows."""
-
-    def observe(self) -> Mapping[int, int]:
-        """What flows are held to, as the kernel has it."""
-
-    def clean_up(self) -> None:
-        """Take away all that is ours."""
-
-
 class DataPlane:
     """The backend that has a program in the kernel."""
 
     name = "kernel program"
 
-    def __init__(self, table: FlowTable, life: Life, rates: Rates) -> None:
+    def __init__(self, table: FlowTable, presence: Presence, shapers: Shapers) -> None:
         """Start with empty tables.
 
         Args:
             table: The program's tables.
-            life: What keeps the program where packets leave.
-            rates: Holds flows to rates.
+            presence: Keeps the program where packets leave, and hears of sockets that close.
+            shapers: Holds flows to rates.
         """
         self._table = table
-        self._life = life
-        self._rates = rates
+        self._presence = presence
+        self._shapers = shapers
         self._flows: dict[int, Flow] = {}
         self._of_slot: dict[int, Flow] = {}
         self._ways: dict[int, Ways] = {}
-        # Flows to which no socket leads, any more or yet; and those that give up their rate.
+        # Flows to which no socket leads, any more or yet; those that give up their rate; and those
+        # that have lost a socket.
         self._idle: set[int] = set()
-        self._is_over = False
         self._unrated: set[int] = set()
+        self._narrowed: set[int] = set()
+        self._is_over = False
 
     # -- plans ------------------------------------------------------------------------
 
@@ -155,9 +121,9 @@ class DataPlane:
                 detail = f"{refused.detail}; and undoing it failed: {error}"
                 refused = Refusal(refused.code, detail)
         if refused is None:
-            for flow_id in self._unrated:
-                self._rates.end(flow_id)
+            self._settle_rates()
         self._unrated.clear()
+        self._narrowed.clear()
         self._free_idle()
         return _ALL_APPLIED if refused is None else refused
 
@@ -196,7 +162,7 @@ class DataPlane:
         """Write how a flow's packets are treated."""
         treatment, shaped = share.treatment, None
         if treatment.rate_bps is not None and not treatment.excess_is_remarked:
-            outcome = self._shape(flow, treatment.rate_bps, plans, undo)
+            outcome = self._shape(flow, treatment, plans, undo)
             if isinstance(outcome, Refusal):
                 return outcome
             shaped = outcome
@@ -209,22 +175,37 @@ class DataPlane:
         return None
 
     def _shape(
-        self, flow: Flow, rate_bps: int, plans: tuple[SocketPlan, ...], undo: _Undo
-    ) -> Shaped | Refusal:
-        """Have the queues hold a flow to a rate, wherever it goes when all is done."""
+        self, flow: Flow, treatment: Treatment, plans: tuple[SocketPlan, ...], undo: _Undo
+    ) -> Shaped | Refusal | None:
+        """Have the queues hold a flow to a rate, wherever it goes when all is done.
+
+        A flow that only has fewer destinations is no reason to refuse, whatever became of the
+        queues: what `reconcile` says of them holds, also that they hold it to nothing.
+        """
         sockets = dict(flow.sockets)
         for plan in plans:
             sockets.pop(plan.cookie, None)
             for share in plan.shares:
                 if share.flow_id == flow.flow_id:
                     sockets[plan.cookie] = share.destinations
-        before = flow.treatment
+        before, ends, after = flow.treatment, together(flow.sockets), together(sockets)
         if before is None or before.rate_bps is None or not flow.is_delayed:
-            undo.append(partial(self._rates.end, flow.flow_id))
+            undo.append(partial(self._shapers.end, flow.flow_id))
         else:
-            ends = together(flow.sockets)
-            undo.append(partial(self._rates.grant, flow.flow_id, before.rate_bps, ends))
-        return self._rates.grant(flow.flow_id, rate_bps, together(sockets))
+            undo.append(partial(self._shapers.grant, flow.flow_id, before.rate_bps, ends))
+        outcome = self._shapers.grant(flow.flow_id, treatment.rate_bps or 0, after)
+        if isinstance(outcome, Refusal) and treatment == before and set(after) <= set(ends):
+            return flow.shaped
+        return outcome
+
+    def _settle_rates(self) -> None:
+        """All is done: end the rates that were given up, and let the others know their ways."""
+        for flow_id in self._unrated:
+            self._shapers.end(flow_id)
+        for flow in map(self._flows.get, self._narrowed):
+            if flow is not None and flow.sockets and flow.is_delayed and flow.treatment is not None:
+                rate_bps = flow.treatment.rate_bps or 0
+                self._shapers.grant(flow.flow_id, rate_bps, together(flow.sockets))
 
     def _write(self, flow: Flow, treatment: Treatment, shaped: Shaped | None) -> None:
         match shaped:
@@ -283,8 +264,7 @@ class DataPlane:
         for slot in before.slots() - after.slots():
             flow = self._of_slot[slot]
             flow.sockets.pop(cookie, None)
-            if not flow.sockets:
-                self._idle.add(flow.flow_id)
+            (self._narrowed if flow.sockets else self._idle).add(flow.flow_id)
         for slot in after.slots():
             self._of_slot[slot].sockets[cookie] = after.destinations.get(slot, ())
 
@@ -294,7 +274,7 @@ class DataPlane:
             flow = self._flows[self._idle.pop()]
             if not flow.sockets:
                 if flow.is_delayed:
-                    self._rates.end(flow.flow_id)
+                    self._shapers.end(flow.flow_id)
                 del self._flows[flow.flow_id], self._of_slot[flow.slot]
                 self._table.free_slot(flow.slot)
 
@@ -323,7 +303,7 @@ class DataPlane:
             for cookie, found in slots.items()
             if found
         }
-        held = self._rates.observe()
+        held = self._shapers.observe()
         seen = {
             cookie: as_asked(treatments[slot], self._of_slot[slot], held)
             for cookie, slot in newest.items()
@@ -332,7 +312,7 @@ class DataPlane:
 
     def tags_at(self, interface: int) -> bool:
         """See `openqwave.enforcement.backend.Backend.tags_at`."""
-        return self._life.tags_at(interface)
+        return self._presence.tags_at(interface)
 
     def traffic(self, flow_ids: Collection[int]) -> Mapping[int, FlowTraffic]:
         """See `openqwave.enforcement.backend.Backend.traffic`.
@@ -353,7 +333,7 @@ class DataPlane:
 
     def take_gone(self) -> Collection[int]:
         """See `openqwave.enforcement.backend.Backend.take_gone`."""
-        return self._life.take_gone(self._is_stream)
+        return self._presence.take_gone(self._is_stream)
 
     def _is_stream(self, cookie: int) -> bool:
         return self._ways.get(cookie, NOWHERE).default is not None
@@ -364,8 +344,8 @@ class DataPlane:
         Raises:
             OSError: The kernel could not be asked.
         """
-        self._life.reconcile()
-        for flow_id, outcome in self._rates.reconcile().items():
+        self._presence.reconcile()
+        for flow_id, outcome in self._shapers.reconcile().items():
             flow = self._flows[flow_id]
             if flow.treatment is None:
                 continue
@@ -386,8 +366,10 @@ class DataPlane:
         self._of_slot.clear()
         self._ways.clear()
         self._is_over = True
-        self._life.close()
-        self._rates.clean_up()
+        try:
+            self._presence.close()
+        finally:
+            self._shapers.clean_up()
 
 
 def _refusal_of(error: OSError) -> Refusal:
