@@ -423,6 +423,28 @@ def test_closed_sockets_are_told_and_their_elements_gone(
     assert done.gone == {cookie}
 
 
+def test_what_a_closed_socket_leaves_goes_as_soon_as_it_can(
+    pair: tuple[Host, Host], known: Known, marks: NftMarks
+) -> None:
+    """Else it would mark whoever has the port next."""
+    left, right = pair
+    sock, cookie = udp(left, known)
+    peers = [(right.ipv4, port) for port in range(1_000, 1_300)]
+    applied(marks, plan(cookie, share(1, Treatment(40, 5), *peers)))
+    room = marks._table.kernel._socket  # noqa: SLF001
+    before = room.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    room.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    sock.close()
+    deadline = time.monotonic() + PATIENCE_S
+    while not marks.take_gone() and time.monotonic() < deadline:
+        pass
+    # The service forgets the socket now, whatever is answered.
+    assert isinstance(marks.apply((SocketPlan(cookie, ()),)), Refusal)
+    room.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, before)
+    assert marks.take_gone() == set()
+    assert "elements" not in left.run(nft, "list", "map", "inet", "openqwave", "udp4_any")
+
+
 DAMAGE = [
     "flush ruleset",
     "delete table inet openqwave",

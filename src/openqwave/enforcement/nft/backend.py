@@ -122,6 +122,8 @@ class NftMarks:
             raise _missing(error) from None
         self._claims = Claims()
         self._names: dict[int, LocalName] = {}
+        # Closed sockets whose elements the kernel would not take away yet.
+        self._closing: set[int] = set()
         # What elements had counted that are no more, by flow.
         self._ended: dict[int, Count] = {}
 
@@ -233,8 +235,9 @@ class NftMarks:
         Where the kernel will not take them away now, they go at the next time.
         """
         gone = {cookie for cookie in self._closed.take() if cookie in self._claims}
-        if gone:
-            self._want({cookie: {} for cookie in gone})
+        self._closing |= gone
+        if self._closing and self._want({cookie: {} for cookie in self._closing}) is None:
+            self._closing.clear()
         return gone
 
     def reconcile(self) -> None:
