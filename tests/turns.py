@@ -32,6 +32,7 @@ TOGETHER = (
     "tests/kernel/test_data_plane_neighbours.py",
     "tests/kernel/test_data_plane_programs.py",
     "tests/kernel/test_data_plane_crashes.py",
+    "tests/kernel/test_enforcement_refusals.py",
     "tests/kernel/test_restore.py",
     "tests/kernel/test_sequences_",
     "tests/kernel/test_service_crashes.py",

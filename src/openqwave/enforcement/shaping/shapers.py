@@ -40,8 +40,12 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.queues import Outlet
 
-# What the kernel says of a leaf whose root has changed under it: no such queue, not of this kind.
-_CHANGED = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP})
+# What the kernel says of a leaf whose root has changed under it: no such queue, not of this kind,
+# no such interface.
+_CHANGED = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV})
+
+# The number of no interface.
+_NO_WAY = 0
 
 
 @value
@@ -84,7 +88,7 @@ class _Flow:
     Attributes:
         rate_bps: Its rate.
         bound: The interface that its socket is bound to, or 0.
-        ways: The interface that each destination is reached by.
+        ways: The interface that each destination is reached by; `_NO_WAY` for none.
         outcome: What it got; None before it got anything.
     """
 
@@ -173,7 +177,7 @@ class Shapers:
         return flow.outcome
 
     def _find_ways(self, flow: _Flow, destinations: Collection[Endpoint]) -> Refusal | None:
-        missing = [to for to in destinations if to not in flow.ways]
+        missing = [to for to in destinations if not flow.ways.get(to)]
         if not missing and not flow.ways:
             return Refusal(
                 ErrorCode.ERROR_NOT_SUPPORTED,
@@ -194,6 +198,12 @@ class Shapers:
             flow.ways[destination] = way
         return None
 
+    def _find_ways_anew(self, flow: _Flow) -> Refusal | None:
+        """Find out by which interfaces a flow leaves now."""
+        # Which destinations there are must not be forgotten with their ways.
+        flow.ways = dict.fromkeys(flow.ways, _NO_WAY)
+        return self._find_ways(flow, tuple(flow.ways))
+
     def _give(self, flow_id: int, flow: _Flow) -> Shaped | Refusal:
         """Give a flow its rate at the interfaces of its ways."""
         try:
@@ -204,6 +214,9 @@ class Shapers:
             # The root is not any more what it was; see what it is.
             for interface in set(flow.ways.values()):
                 self._forget(interface)
+            refusal = self._find_ways_anew(flow) if error.errno == errno.ENODEV else None
+            if refusal is not None:
+                return refusal
             try:
                 outcome = self._try_to_give(flow_id, flow)
             except OSError as second:
@@ -291,17 +304,11 @@ class Shapers:
         changed: dict[int, Shaped | Refusal] = {}
         for flow_id, flow in self._flows.items():
             before = flow.outcome
-            destinations = tuple(flow.ways)
-            if have_moved:
-                ways, flow.ways = flow.ways, {}
-                refusal = self._find_ways(flow, destinations)
-                if refusal is not None:
-                    # Which destinations there are must not be forgotten with their ways.
-                    flow.ways = ways
-                    flow.outcome = refusal
-            else:
-                refusal = None
-            if refusal is None and self._is_wrong(flow, stale, rates, have_moved=have_moved):
+            is_lost = have_moved or _NO_WAY in flow.ways.values()
+            refusal = self._find_ways_anew(flow) if is_lost else None
+            if refusal is not None:
+                flow.outcome = refusal
+            elif self._is_wrong(flow, stale, rates, have_moved=have_moved):
                 flow.outcome = self._give(flow_id, flow)
             if flow.outcome is not None and flow.outcome != before:
                 changed[flow_id] = flow.outcome
