@@ -310,7 +310,7 @@ def test_what_is_shaped(
         seen.append(best_bps / load.rate_bps)
         if seen[-1] > 1 - SHAPED:
             break
-    if load.rate_bps >= HARD_BPS and not done.was_held:
+    if max(seen) <= 1 - SHAPED and load.rate_bps >= HARD_BPS and not done.was_held:
         pytest.skip("this machine cannot offer as much")
     assert max(seen) > 1 - SHAPED, seen
 
