@@ -9,8 +9,8 @@ from openqwave.model.value import value
 class FlowTraffic:
     """Packets that left, since the flow began.
 
-    Bytes are those of IP packets, as a contract counts them. A train of segments that leaves as one
-    (GSO) counts as its segments' bytes, and as one packet.
+    Bytes are those of IP packets, as a contract counts them. Of a train of segments that leaves as
+    one (GSO), the kernel's program counts the segments; nftables counts one packet.
 
     Attributes:
         packets: Those within the contract, and all where none is metered.
