@@ -139,8 +139,8 @@ def udp_pacing(
     interface = sock.getsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX)
     if not queues.is_paced(destination, interface):
         raise PacingRefused(
-            "an option of the socket holds UDP to a rate only where the outgoing interface runs the "
-            "fq queue, and this one does not (tc qdisc replace dev DEV root fq)"
+            "an option of the socket holds UDP to a rate only where the outgoing interface runs "
+            "the fq queue, and this one does not (tc qdisc replace dev DEV root fq)"
         )
     if queues.linux_version() < _FIRST_LINUX_THAT_FORGETS:
         raise PacingRefused(
