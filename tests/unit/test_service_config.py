@@ -20,6 +20,7 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from openqwave.admission.policy import Experiments, Limits, Marks, Policy
+from openqwave.admission.profiles import PROFILES
 from openqwave.enforcement.wishes import Wishes
 from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
@@ -150,6 +151,21 @@ def test_everything_can_be_said() -> None:
     )
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_marks_come_from_a_profile(profile: str) -> None:
+    assert read(f"[marks]\nprofile = '{profile}'").policy.marks == PROFILES[profile]
+
+
+def test_what_is_said_of_a_type_comes_before_the_profile() -> None:
+    found = read("marks = { profile = 'rfc8325', voice.dscp = 44, control = 'none' }").policy.marks
+    assert found == {
+        **PROFILES["rfc8325"],
+        # With the priority that voice has in the profile.
+        TrafficType.VOICE: Marks(44, 6),
+        TrafficType.CONTROL: None,
+    }
+
+
 def test_a_sink_can_be_switched_off() -> None:
     assert read("[sink]\nenabled = false").sink is None
     assert read("[sink]\nenabled = true\nsessions = 3").sink == SinkLimits(sessions=3)
@@ -211,7 +227,8 @@ def test_the_pages_example_is_good() -> None:
         ("[marks]\nvoice = 'some'", 2, 'is "some" and has to be "none" or a table'),
         ("[marks]\nvoice = []", 2, 'is a list and has to be "none" or a table'),
         ("[marks]\nvideo = 'none'", 2, "marks.video is not known; is 'audio_video' meant? known"),
-        ("[marks]\nxyz = 'none'", 2, "marks.xyz is not known; known in [marks]: best_effort, back"),
+        ("[marks]\nxyz = 'none'", 2, "marks.xyz is not known; known in [marks]: profile, best_eff"),
+        ("[marks]\nprofile = 'rfc'", 2, 'is "rfc" and has to be "none" or "qwave" or "rfc4594"'),
         ("[limits]\nflows = 0", 2, "limits.flows is 0 and has to be a whole number from 1 to"),
         ("[limits]\nflows = 9223372036854775807", 2, "from 1 to 1048576"),
         (f"[limits]\nflows = {'9' * 300}", 2, "is a number of many digits and has to be"),

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from openqwave.admission.policy import WINDOWS_MARKS, Experiments, Limits, Marks, Policy
+from openqwave.admission.policy import Experiments, Limits, Marks, Policy
+from openqwave.admission.profiles import DEFAULT_PROFILE, PROFILES
 from openqwave.enforcement.wishes import Wishes
 from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
@@ -297,8 +298,9 @@ def _policy(read_settings: settings.Settings) -> Policy:
 
 
 def _marks(read_marks: settings.Marks) -> Mapping[TrafficType, Marks | None]:
-    marks = dict(WINDOWS_MARKS)
-    for traffic_type, usual in WINDOWS_MARKS.items():
+    profile = PROFILES[read_marks.profile or DEFAULT_PROFILE]
+    marks = dict(profile)
+    for traffic_type, usual in profile.items():
         match getattr(read_marks, traffic_type.name.lower()):
             case "none":
                 marks[traffic_type] = None

@@ -88,8 +88,9 @@ _Marks: TypeAlias = Literal["none"] | TypeMarks | None
 
 
 class Marks(Struct, frozen=True):
-    """`[marks]`: by traffic type."""
+    """`[marks]`: a ready table, and what differs from it, by traffic type."""
 
+    profile: Literal["qwave", "rfc8325", "rfc4594", "wmm", "none"] | None = None
     best_effort: _Marks = None
     background: _Marks = None
     excellent_effort: _Marks = None
