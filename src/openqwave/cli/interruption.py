@@ -30,7 +30,10 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Takes signals as requests for the length of a `with` block; for the main thread."""
+    """Takes signals as requests for the length of a `with` block; for the main thread.
+
+    What waits with it may be in any thread.
+    """
 
     def __init__(self) -> None:
         self._stop = Stop()
@@ -40,6 +43,15 @@ class Interruption:
     def _receive(self, number: int, _: object) -> None:
         self._number = self._number or number
         self._stop.request()
+
+    @property
+    def fd(self) -> int:
+        """Becomes readable, and stays so, when the end is asked for."""
+        return self._stop.fd
+
+    def interrupt(self) -> None:
+        """Ask for the end as a signal would; from any thread."""
+        self._receive(signal.SIGTERM, None)
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""

@@ -11,23 +11,19 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.cli.interruption import Interrupted, Interruption
-from openqwave.cli.overview.asking import (
-    HandleWasLost,
-    NoService,
-    Service,
-    ServiceFailed,
-    wanted_path,
-)
+from openqwave.cli.overview.asking import NoService, ServiceFailed
 from openqwave.cli.overview.filters import Wanted, place_of
+from openqwave.cli.overview.looking import ADVICE, Looker, next_look_s
 from openqwave.cli.overview.seen import FlowsSeen, NoServiceSeen, PathsSeen, StatusSeen
 from openqwave.cli.overview.showing import view
 from openqwave.cli.overview.words import clean
 from openqwave.cli.probe.target import BadHostError, addresses_of
 
 if TYPE_CHECKING:
+    from openqwave.cli.overview.asking import Service
     from openqwave.cli.overview.showing import Seen
     from openqwave.ipc.messages import FlowRow
 
@@ -40,13 +36,6 @@ _COUNTING_S, _COUNTINGS = 0.4, 2
 # Of so many sockets it counts, and no more.
 _MOST_COUNTED: Final = 4_096
 _COUNTED_PROTOCOL: Final = "tcp"
-
-_ADVICE: Final = (
-    "`qwave service install` sets the service up, `qwaved` runs it in a terminal; "
-    "QWAVE_SOCKET names another place"
-)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,41 +61,7 @@ class Options:
     watch_s: float | None = None
 
 
-@dataclass(slots=True)
-class _Looker:
-    """Looks at the service, through one connection as long as it holds."""
-
-    interruption: Interruption
-    service: Service | None = None
-    sees_all: bool | None = None
-
-    def look(self, question: Callable[[Service], _T]) -> _T:
-        """Put a question; once more where the handle was lost since the last one."""
-        is_new = self.service is None
-        try:
-            return question(self._connected())
-        except HandleWasLost:
-            self.close()
-            if is_new:
-                raise
-            return question(self._connected())
-        except BaseException:
-            self.close()
-            raise
-
-    def _connected(self) -> Service:
-        if self.service is None:
-            self.service = Service(wanted_path(), self.interruption)
-        return self.service
-
-    def close(self) -> None:
-        """Let go of the connection; the next look makes another one."""
-        if self.service is not None:
-            self.service.close()
-        self.service, self.sees_all = None, None
-
-
-_Look: TypeAlias = "Callable[[_Looker, Wanted], Seen]"
+_Look: TypeAlias = "Callable[[Looker, Wanted], Seen]"
 
 
 def run_flows(options: Options) -> int:
@@ -124,35 +79,34 @@ def run_status(options: Options) -> int:
     return _run(options, _look_at_status)
 
 
-def _look_at_flows(looker: _Looker, wanted: Wanted) -> Seen:
+def _look_at_flows(looker: Looker, wanted: Wanted) -> Seen:
     def ask(service: Service) -> tuple[list[FlowRow], bool]:
-        if looker.sees_all is None:
-            looker.sees_all = service.sees_all()
-        return [row for row in service.flows() if wanted.takes_flow(row)], looker.sees_all
+        sees_all = looker.sees_all_of(service)
+        return [row for row in service.flows() if wanted.takes_flow(row)], sees_all
 
     rows, sees_all = looker.look(ask)
     return FlowsSeen(rows, sees_all, is_filtered=not wanted.is_all)
 
 
-def _look_at_paths(looker: _Looker, wanted: Wanted) -> Seen:
+def _look_at_paths(looker: Looker, wanted: Wanted) -> Seen:
     rows = looker.look(lambda service: service.paths())
     found = [row for row in rows if wanted.takes_path(row)]
     found.sort(key=lambda row: place_of(row.host))
     return PathsSeen(found, is_filtered=not wanted.is_all)
 
 
-def _look_at_status(looker: _Looker, _: Wanted) -> Seen:
+def _look_at_status(looker: Looker, _: Wanted) -> Seen:
     try:
         return StatusSeen(looker.look(lambda service: service.status()))
     except NoService as none:
-        return NoServiceSeen(clean(str(none)), _ADVICE)
+        return NoServiceSeen(clean(str(none)), ADVICE)
 
 
 def _run(options: Options, look: _Look) -> int:
     try:
         with Interruption() as interruption:
             wanted = _wanted(options, interruption)
-            looker = _Looker(interruption)
+            looker = Looker(interruption)
             try:
                 if options.watches:
                     return _watch(options, look, looker, wanted)
@@ -164,7 +118,7 @@ def _run(options: Options, look: _Look) -> int:
         return interrupted.status
     except NoService as none:
         _tell(
-            f"No QoS service: {clean(str(none))}. {_ADVICE}. Without it each program's flows are "
+            f"No QoS service: {clean(str(none))}. {ADVICE}. Without it each program's flows are "
             "known to itself alone."
         )
     except ServiceFailed as failed:
@@ -182,7 +136,7 @@ def _wanted(options: Options, interruption: Interruption) -> Wanted:
     return Wanted(options.user, options.pid, hosts)
 
 
-def _show(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:
+def _show(options: Options, look: _Look, looker: Looker, wanted: Wanted) -> int:
     """Look until all is known that can be, and show it."""
     seen = look(looker, wanted)
     for number in range(_COUNTINGS):
@@ -220,7 +174,7 @@ def _is_counted(row: FlowRow) -> bool:
     )
 
 
-def _watch(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> int:
+def _watch(options: Options, look: _Look, looker: Looker, wanted: Wanted) -> int:
     """Look and show until the time is over, or a signal comes, which is the end in order."""
     began_s = time.monotonic()
     end_s = math.inf if options.watch_s is None else began_s + options.watch_s
@@ -230,8 +184,7 @@ def _watch(options: Options, look: _Look, looker: _Looker, wanted: Wanted) -> in
             while True:
                 shown.show(seen)
                 now_s = time.monotonic()
-                # Half of the service's time is for others, however long a look takes.
-                began_s = max(began_s + options.interval_s, now_s + (now_s - began_s))
+                began_s = next_look_s(began_s, now_s, options.interval_s)
                 if began_s >= end_s:
                     return SHOWN
                 looker.interruption.pause(began_s - now_s)

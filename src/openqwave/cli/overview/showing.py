@@ -63,7 +63,7 @@ class DocumentView(PlainView):
     def show(self, seen: Seen) -> None:
         """Write it."""
         document = {"format": FORMAT, "time_ns": time.time_ns()} | seen.fields()
-        _write(json.dumps(document, indent=self._indent) + "\n")
+        write_out(json.dumps(document, indent=self._indent) + "\n")
 
 
 class PageView(PlainView):
@@ -81,7 +81,7 @@ class PageView(PlainView):
         lines = ["".join([text for text, _ in line]) for line in seen.page(_width()).lines()]
         if self._is_followed:
             lines = [time.strftime("%H:%M:%S"), *lines, ""]
-        _write(_encodable("\n".join(lines) + "\n"))
+        write_out(encodable("\n".join(lines) + "\n"))
 
 
 class ColouredView(PlainView):
@@ -130,12 +130,12 @@ def view(*, as_json: bool, watches: bool) -> View[Seen]:
     """Choose how to show what is seen."""
     if as_json:
         return DocumentView(is_followed=watches)
-    if not _is_capable():
+    if not is_capable():
         return PageView(is_followed=watches)
     return LiveView() if watches else ColouredView()
 
 
-def _is_capable() -> bool:
+def is_capable() -> bool:
     """Is standard output a terminal that can do more than show one character after the other?"""
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in _DUMB
 
@@ -152,11 +152,11 @@ def _painted(lines: list[Line]) -> Text:
         if number:
             painted.append("\n")
         for text, style in line:
-            painted.append(_encodable(text), style or None)
+            painted.append(encodable(text), style or None)
     return painted
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text, with what standard output's encoding lacks written as its number."""
     encoding = sys.stdout.encoding or "ascii"
     try:
@@ -166,6 +166,7 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _write(text: str) -> None:
+def write_out(text: str) -> None:
+    """Write to standard output, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
