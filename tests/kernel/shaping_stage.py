@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openqwave.drivers.netlink import NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute
 from openqwave.drivers.outlets import Outlets
@@ -33,6 +34,13 @@ TCA_KIND = 1
 def endpoint(address: str, port: int = PORT) -> Endpoint:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return Endpoint(socket.inet_pton(family, address), port)
+
+
+class WithoutFq(Qdiscs):
+    """A kernel without fq, wherever the test runs."""
+
+    def install_fq(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 - whatever it is asked
+        raise FileNotFoundError(errno.ENOENT, "no fq")
 
 
 @dataclass

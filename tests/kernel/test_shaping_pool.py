@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from openqwave.drivers.qdiscs import Qdiscs
 from openqwave.enforcement.shaping import leaves as leaves_module
 from openqwave.enforcement.shaping.leaves import MOST_LEAVES, STEP
 from openqwave.enforcement.shaping.queues import OUR_ROOT
@@ -24,6 +23,7 @@ from openqwave.model.queues import ROOT_PARENT
 from tests.kernel.shaping_stage import (
     PATIENCE_S,
     Ground,
+    WithoutFq,
     endpoint,
     ground_of,
     numbered,
@@ -38,13 +38,6 @@ pytestmark = pytest.mark.kernel
 
 FIRST, SECOND = Leaf(OUR_ROOT | STEP), Leaf(OUR_ROOT | 2 * STEP)
 RATE_BPS = 8_000_000
-
-
-class WithoutFq(Qdiscs):
-    """A kernel without fq, wherever the test runs."""
-
-    def install_fq(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 - whatever it is asked
-        raise FileNotFoundError(errno.ENOENT, "no fq")
 
 
 @pytest.fixture

@@ -8,18 +8,16 @@ one that must not be too fast.
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from pyroute2.ethtool.ioctl import IoctlEthtool
 
 from openqwave.drivers.batches import SendBatch
-from openqwave.drivers.qdiscs import Qdiscs
 from openqwave.enforcement.shaping.shapers import Leaf
 from openqwave.lab.capture import Direction
 from tests.kernel.shaping_stage import (
@@ -27,6 +25,7 @@ from tests.kernel.shaping_stage import (
     PATIENCE_S,
     PORT,
     Ground,
+    WithoutFq,
     gaps_ns,
     ground_of,
     numbered,
@@ -52,13 +51,6 @@ BUFFER_BYTES = 1 << 20
 BATCH = 64
 # linux/udp.h
 UDP_SEGMENT = 103
-
-
-class WithoutFq(Qdiscs):
-    """A kernel without fq, wherever the test runs."""
-
-    def install_fq(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 - whatever it is asked
-        raise FileNotFoundError(errno.ENOENT, "no fq")
 
 
 @pytest.fixture

@@ -176,10 +176,7 @@ class NoFilters:
 class NoProgram:
     """What is attached, without being there."""
 
-    egress = egress_untagged = egress_raw = release = -1
-
-    def __init__(self) -> None:
-        self.programs, self.table = self, None
+    programs, table = program.Programs(-1, -1, -1, -1), None
 
     def close(self) -> None:
         pass
@@ -199,7 +196,7 @@ def attaching(
         patch.setattr(syscalls, "info", lambda *_: bytes(4) + (1).to_bytes(4, "little"))
         patch.setattr(syscalls, "query", lambda *_: [order])
         found = filters or NoFilters(ETHERNET)
-        ours = Attachments(NoProgram(), found, with_tcx=with_tcx)
+        ours = Attachments(NoProgram.programs, found, with_tcx=with_tcx)
         ours.reconcile()
         (said,) = (ours.reasons | ours.notes).values()
         if with_tcx:

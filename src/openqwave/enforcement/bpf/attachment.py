@@ -42,6 +42,7 @@ from openqwave.model.value import value
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from openqwave.enforcement.bpf.program import Programs
     from openqwave.model.filters import Exit, Filter
 
 NAME: Final = "openqwave"
@@ -64,22 +65,6 @@ _LINK_INFO: Final = struct.Struct("=III4xI4x")
 _PROGRAM_INFO: Final = struct.Struct("=II")
 # Somebody else comes between the look and the change; twice is much.
 _TRIES: Final = 3
-
-
-class Programs(Protocol):
-    """Descriptors of the programs, by what they are for."""
-
-    @property
-    def egress(self) -> int:
-        """For interfaces with an Ethernet header."""
-
-    @property
-    def egress_untagged(self) -> int:
-        """For those with such a header where no tag may go."""
-
-    @property
-    def egress_raw(self) -> int:
-        """For those whose packets begin with the IP header."""
 
 
 class Filters(Protocol):
