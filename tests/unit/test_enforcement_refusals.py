@@ -24,7 +24,7 @@ from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement import holds, marks
 from openqwave.enforcement import missing as missing_module
 from openqwave.enforcement.bpf import elf, layout, program, release, syscalls
-from openqwave.enforcement.bpf.attachment import Attachments
+from openqwave.enforcement.bpf.attachment import Attachments, clean_up_leftovers
 from openqwave.enforcement.bpf.backend import DataPlane
 from openqwave.enforcement.bpf.presence import Presence
 from openqwave.enforcement.bpf.table import Sizes
@@ -637,6 +637,39 @@ def test_all_that_the_manual_lists_happens() -> None:
             happened[row_of(str(outcome))].add("")
     assert {row: names - {""} for row, names in happened.items()} == ROWS
     assert all(happened.values())
+
+
+# -- the end ------------------------------------------------------------------------------
+
+
+class Kept(NoFilters):
+    """Filters of ours at all exits, one of which stays."""
+
+    def __init__(self) -> None:
+        ours = Filter("bpf", 177, 1, 0, "openqwave", 1)
+        super().__init__(Exit(1, "lo", 772), ETHERNET, filters=[ours])
+        self.gone: list[object] = []
+
+    def remove(self, *which: object) -> None:
+        if which[0] == 1:
+            raise os_error(errno.ENOMEM)
+        self.gone += [which[0]]
+
+
+def test_what_can_be_taken_away_is() -> None:
+    filters = Kept()
+    with pytest.raises(OSError, match="memory"):
+        clean_up_leftovers(filters)
+    assert filters.gone == [2]
+
+
+def test_queues_are_taken_away_though_a_filter_stays() -> None:
+    life, rates, gone = NoLife(), NoLife(), []
+    life.close = failing(os_error(errno.ENOMEM))  # type: ignore[method-assign]
+    rates.clean_up = lambda: gone.append("queues")  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="memory"):
+        DataPlane(NoTable(0), life, rates).clean_up()  # type: ignore[arg-type]
+    assert gone == ["queues"]
 
 
 # -- what the sources say ----------------------------------------------------------------

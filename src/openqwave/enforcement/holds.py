@@ -165,4 +165,9 @@ def _bring_pacing(sock: socket.socket, hold: Hold, pacing_bytes_per_s: int | Non
         wanted = min(pacing_bytes_per_s, hold.original_pacing)
         hold.note_pacing(hold.original_pacing, now, wanted)
         hold.written_pacing = wanted
-        _write_pacing(sock, wanted)
+        try:
+            _write_pacing(sock, wanted)
+        except (OSError, NotKept):
+            # An earlier rate that is still there is not the application's word.
+            hold.written_pacing = read_pacing(sock)
+            raise

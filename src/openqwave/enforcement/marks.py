@@ -116,7 +116,13 @@ class SocketMarks:
             note(self._original, now, wanted)
         self._written = wanted
         if wanted != now:
-            self._bring(sock, wanted)
+            try:
+                self._bring(sock, wanted)
+            except (OSError, NotKept):
+                # What is still there of earlier marks is not the application's word.
+                reached = read_options(sock, is_v6=self._is_v6)
+                self._written = as_far_as_written(now, wanted, reached)
+                raise
 
     def give_back(self, sock: socket.socket) -> None:
         """Let the socket have what the application gave it.

@@ -130,10 +130,16 @@ def clean_up_leftovers(filters: Filters) -> None:
         filters: Of the network namespace that is meant.
 
     Raises:
-        OSError: The kernel refused; what was found before is removed.
+        OSError: The kernel refused for one of them; the others are gone nevertheless.
     """
+    failed: OSError | None = None
     for each in filters.exits():
-        _remove_ours(filters, each.index)
+        try:
+            _remove_ours(filters, each.index)
+        except OSError as error:
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def _remove_ours(filters: Filters, interface: int) -> None:
