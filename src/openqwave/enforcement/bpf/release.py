@@ -219,7 +219,3 @@ class Lingering:
         for cookie in over:
             del self._until_ns[cookie]
         return over
-
-    def next_look_ns(self) -> int | None:
-        """When `take` has something to do; None while nothing is held."""
-        return self._look_ns if self._until_ns else None

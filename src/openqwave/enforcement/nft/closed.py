@@ -45,10 +45,6 @@ class ClosedSockets:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
-    def fileno(self) -> int:
-        """Readable when something was closed."""
-        return self._socket.fileno()
-
     def take(self) -> set[int]:
         """The cookies of those closed since last asked."""
         taken: set[int] = set()

@@ -100,11 +100,6 @@ class OwnTable:
         self._rules: list[bytes] = []
         self._generation: int | None = None
 
-    @property
-    def containers(self) -> tuple[str, ...]:
-        """The maps and sets that were made."""
-        return tuple(self._containers)
-
     def marks_of(self, choice: int) -> tuple[int | None, int]:
         """DSCP and priority of a choice; KeyError for none of ours."""
         return self._choices[choice]

@@ -98,10 +98,6 @@ class Leaves:
         # By interface: leaves that are complete, with the packet size they were made for.
         self._made: dict[int, dict[int, int]] = {}
 
-    def find(self, flow_id: int) -> int | None:
-        """The leaf that a flow has."""
-        return self._of_flow.get(flow_id)
-
     def allocate(self, flow_id: int) -> int | Refusal:
         """Give a flow a leaf; the one it has, if it has one.
 
