@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from openqwave.enforcement.bpf import layout, syscalls
-from openqwave.enforcement.bpf.totals import Totals
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.flow import Treatment
 from openqwave.model.traffic import FlowTraffic
@@ -78,11 +77,7 @@ class Entries:
 
 
 class FlowTable:
-    """What the program looks at for each packet; see the module.
-
-    Attributes:
-        totals: What the program has counted of all flows together.
-    """
+    """What the program looks at for each packet; see the module."""
 
     def __init__(self, maps: Mapping[str, int], sizes: Sizes) -> None:
         """Take over new maps.
@@ -98,7 +93,6 @@ class FlowTable:
         self._tuples = 0
         # One packet in 65,536 of a program that uses this field itself would be taken for seen.
         self._seen = 1 + secrets.randbelow(0xFFFF)
-        self.totals = Totals(maps["meters"])
         self._write_settings()
 
     # -- flows ------------------------------------------------------------------------
@@ -113,13 +107,11 @@ class FlowTable:
             slot = heapq.heappop(self._free)
         elif self._next <= self._sizes.flows:
             slot, self._next = self._next, self._next + 1
-            self.totals.slots = slot
         else:
             detail = f"all {self._sizes.flows} flows that the kernel has room for are taken"
             raise OSError(errno.ENOSPC, detail)
         key = layout.SLOT.pack(slot)
         try:
-            self.totals.retire(slot)
             syscalls.update(self._maps["treatments"], key, bytes(layout.TREATMENT.size))
             syscalls.update(self._maps["meters"], key, bytes(layout.METER_STATE.size))
         except OSError:
