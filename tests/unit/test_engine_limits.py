@@ -73,6 +73,40 @@ def test_destinations_of_a_socket_are_limited() -> None:
     driven.join(handle, flow, 1, B)
 
 
+def test_destinations_of_a_process_are_limited() -> None:
+    driven = Driven(Policy(limits=Limits(destinations=3)))
+    first, second = driven.open(), driven.open()
+    flow = driven.flow(first, 1, A)
+    driven.join(first, flow, 1, B)
+    other = driven.flow(second, 2, A)
+    for request in (add(flow, facts(1), C), add(0, facts(3))):
+        assert driven.refusal(first, request) is FULL
+    driven.flow(driven.open(STRANGER), 4)
+    # What ends makes room: one socket of a flow, all of it, a closed one, a handle.
+    driven.grant(second, rq.RemoveSocket(other, None))
+    driven.join(first, flow, 5, A)
+    assert driven.refusal(second, add(0, facts(2))) is FULL
+    driven.grant(first, rq.RemoveSocket(flow, 5))
+    driven.flow(second, 2, A)
+    assert driven.refusal(second, add(0, facts(3))) is FULL
+    driven.grant(second, rq.CloseHandle())
+    driven.join(first, flow, 1, C)
+    assert driven.refusal(first, add(flow, facts(6), A)) is FULL
+
+
+def test_refused_destinations_use_no_quota() -> None:
+    driven = Driven(Policy(limits=Limits(destinations=2)))
+    handle = driven.open()
+    flow = driven.flow(handle, 1, A)
+    for request in (add(flow, facts(1), B), add(0, facts(2)), add(0, facts(1), A)):
+        driven.mechanism.refusals.append(NO_MECHANISM)
+        assert driven.refusal(handle, request) is NO_MECHANISM.code
+    driven.mechanism.refusals.append(NO_MECHANISM)
+    assert driven.refusal(handle, rq.RemoveSocket(flow, None)) is NO_MECHANISM.code
+    driven.join(handle, flow, 1, B)
+    assert driven.refusal(handle, add(flow, facts(1), C)) is FULL
+
+
 def test_a_refused_flow_uses_no_quota() -> None:
     driven = Driven(Policy(limits=Limits(flows=1)))
     handle = driven.open()

@@ -80,6 +80,7 @@ def test_everything_can_be_said() -> None:
         [limits]
         handles = 1
         flows = 2
+        destinations = 8
         destinations_per_flow = 3
         tracked_hosts = 4
         pending_operations = 5
@@ -121,7 +122,7 @@ def test_everything_can_be_said() -> None:
             },
             default_minimum_bps=100_000,
             operators_group="wheel",
-            limits=Limits(1, 2, 3, 4, 5),
+            limits=Limits(1, 2, 3, 4, 5, 8),
             experiments=Experiments(
                 share_ppm=5_000,
                 most_bps=250_000,

@@ -94,6 +94,9 @@ class Limits:
     destinations_per_flow: int = 16_384
     tracked_hosts: int = 1_024
     pending_operations: int = 4_096
+    # A quarter of what the kernel's tables have room for (`openqwave.enforcement.wishes`), so that
+    # one program alone does not have others refused.
+    destinations: int = 32_768
 
 
 @dataclass(frozen=True, slots=True)

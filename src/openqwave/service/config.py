@@ -277,6 +277,7 @@ _SINK_LIMITS: Final = ("sessions", "sessions_per_peer", "datagrams_per_s", "peer
 _POLICY_LIMITS: Final = (
     "handles",
     "flows",
+    "destinations",
     "destinations_per_flow",
     "tracked_hosts",
     "pending_operations",

@@ -104,6 +104,7 @@ class ClientLimits(Struct, frozen=True):
 
     handles: _Count | None = None
     flows: _Count | None = None
+    destinations: _Count | None = None
     destinations_per_flow: _Count | None = None
     tracked_hosts: _Count | None = None
     pending_operations: _Count | None = None

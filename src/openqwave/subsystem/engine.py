@@ -720,9 +720,15 @@ class Engine:
             return flow.flow_id
         if request.route is not None:
             return request.route
-        limits = self._policy.limits
+        limits, holdings = self._policy.limits, self._registry.holdings_of(handle.owner)
+        if holdings.destinations >= limits.destinations:
+            return _no(
+                ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
+                f"the flows of this process hold {limits.destinations} destinations already; "
+                "remove some",
+            )
         if flow is None:
-            if self._registry.holdings_of(handle.owner).flows >= limits.flows:
+            if holdings.flows >= limits.flows:
                 return _no(
                     ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
                     f"this process holds {limits.flows} flows already; remove some",

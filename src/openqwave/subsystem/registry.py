@@ -86,11 +86,13 @@ class Holdings:
     Attributes:
         handles: How many handles.
         flows: How many flows.
+        destinations: How many destinations those have, for each socket.
         flow_ids: Their ids, ascending, and some of flows that have ended.
     """
 
     handles: int = 0
     flows: int = 0
+    destinations: int = 0
     flow_ids: list[int] = field(default_factory=list)
 
 
@@ -225,6 +227,7 @@ class Registry:
             flow.host = destination.host()
             self._lead(flow)
         flow.sockets[cookie][destination] = facts.transport
+        self._holdings[flow.owner].destinations += 1
         self.journal.append(lambda: self._drop(flow, cookie, destination))
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
@@ -235,7 +238,7 @@ class Registry:
     def take_socket(self, flow: Flow, cookie: int) -> None:
         """Remove all pairs of one socket from a flow, which may be left empty."""
         self._keep_order(flow, cookie)
-        del flow.sockets[cookie]
+        self._holdings[flow.owner].destinations -= len(flow.sockets.pop(cookie))
         self._unlink(flow, cookie)
 
     def obey(self, policy: Policy) -> None:
@@ -312,6 +315,7 @@ class Registry:
         self.handles[flow.handle_id].flows[flow.flow_id] = flow
         held, flow_id = self._holdings[flow.owner], flow.flow_id
         held.flows += 1
+        held.destinations += _destinations_of(flow)
         flow_ids = held.flow_ids
         if not flow_ids or flow_ids[-1] < flow_id:
             flow_ids.append(flow_id)
@@ -327,6 +331,7 @@ class Registry:
         del self.handles[flow.handle_id].flows[flow.flow_id]
         held = self._holdings[flow.owner]
         held.flows -= 1
+        held.destinations -= _destinations_of(flow)
         flow_ids = held.flow_ids
         if flow_ids[-1] == flow.flow_id:
             flow_ids.pop()
@@ -354,6 +359,7 @@ class Registry:
     def _drop(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
         destinations = flow.sockets[cookie]
         del destinations[destination]
+        self._holdings[flow.owner].destinations -= 1
         if not destinations:
             del flow.sockets[cookie]
             self._unlink(flow, cookie)
@@ -362,10 +368,17 @@ class Registry:
         """Journal the memberships of a flow and a socket, in the order they stand in."""
         sockets, socket = flow.sockets.copy(), self._sockets[cookie].copy()
         sockets[cookie] = sockets[cookie].copy()
+        held = self._holdings[flow.owner]
+        count = held.destinations
 
         def undo() -> None:
+            held.destinations = count
             flow.sockets.clear()
             flow.sockets.update(sockets)
             self._sockets[cookie] = socket
 
         self.journal.append(undo)
+
+
+def _destinations_of(flow: Flow) -> int:
+    return sum(map(len, flow.sockets.values()))
