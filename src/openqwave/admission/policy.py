@@ -24,6 +24,8 @@ from openqwave.model.flow import TrafficType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from openqwave.admission.rules import Rule
+
 _NS_PER_S = 1_000_000_000
 
 # TC_PRIO_BULK, TC_PRIO_BESTEFFORT and TC_PRIO_INTERACTIVE of linux/pkt_sched.h: the
@@ -139,6 +141,8 @@ class Policy:
     operators_group: str = "netdev"
     limits: Limits = Limits()
     experiments: Experiments = Experiments()
+    # For programs that ask for nothing themselves, in the order in which they stand.
+    rules: tuple[Rule, ...] = ()
 
     def dscp_of(self, traffic_type: TrafficType) -> int | None:
         """The code point of a traffic type, or None where packets stay untouched."""
