@@ -107,8 +107,8 @@ def test_lists_of_modules_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setattr("openqwave.drivers.kernelparts._MODULES", tmp_path)
     parts = read_parts()
-    assert parts.built_in == {"sch_htb"}
-    assert parts.loadable == {"sch_fq", "some_thing"}
+    assert parts.built_in == frozenset({"sch_htb"})
+    assert parts.loadable == frozenset({"sch_fq", "some_thing"})
 
 
 def test_the_clock_is_told(tmp_path: Path) -> None:

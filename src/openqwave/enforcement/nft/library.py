@@ -20,6 +20,8 @@ from typing import Final, Self
 
 # Major 1 since the first release, in 2018.
 _FILE: Final = "libnftables.so.1"
+# NFT_CTX_OUTPUT_JSON, and _TERSE: without the elements of named sets and maps.
+_AS_JSON, _IS_TERSE = 1 << 4, 1 << 11
 # What the kernel said comes as its text alone, in brackets or after a colon.
 _NUMBERS: Final = {
     os.strerror(number): number
@@ -65,6 +67,8 @@ def open_library(file: str = _FILE) -> ctypes.CDLL:
         getattr(library, name).argtypes = [ctypes.c_void_p]
         getattr(library, name).restype = ctypes.c_char_p
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.restype = None
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library
 
@@ -72,13 +76,18 @@ def open_library(file: str = _FILE) -> ctypes.CDLL:
 class Nft:
     """Runs commands as `nft` does."""
 
-    def __init__(self, library: ctypes.CDLL | None = None) -> None:
+    def __init__(self, library: ctypes.CDLL | None = None, *, as_json: bool = False) -> None:
         """Open the library in the network namespace of this thread.
+
+        Args:
+            library: It; None for the one that is installed.
+            as_json: Lists are JSON, without the elements of named sets and maps.
 
         Raises:
             OSError: It is not installed, or has no memory or descriptor.
         """
         self._library = library or open_library()
+        self._flags = _AS_JSON | _IS_TERSE if as_json else 0
         self._context: int | None = self._open()
 
     def run(self, commands: str) -> str:
@@ -124,6 +133,8 @@ class Nft:
             raise OSError(errno.ENOMEM, "libnftables could not be started")
         self._library.nft_ctx_buffer_output(context)
         self._library.nft_ctx_buffer_error(context)
+        if self._flags:
+            self._library.nft_ctx_output_set_flags(context, self._flags)
         return int(context)
 
 
