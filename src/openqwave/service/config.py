@@ -1,20 +1,17 @@
-"""The administrator's file, and what the service makes of it.
+"""The administrator's files, and what the service makes of them.
 
-The file is TOML, `DEFAULT_PATH` unless another is named. `load` makes a `Config` of it or refuses
-it whole: a file that is half in force is in nobody's mind. Every mistake in it is told at once,
-with its line and what would be right. What the file does not say is as in `Policy` and its like,
-and so is everything where the default file is not there at all.
+They are TOML: `DEFAULT_PATH` unless another is named, and over it those of `policy.d`. `load` makes
+a `Config` of them or refuses them whole: files that are half in force are in nobody's mind. Every
+mistake in them is told at once, with its file, its line and what would be right. What no file says
+is as in `Policy` and its like, and so is everything where there is none. Where each value comes
+from is kept.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import os
-import re
-import tomllib
-from dataclasses import dataclass, field
-from ipaddress import ip_network
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,32 +22,47 @@ from openqwave.enforcement.wishes import Wishes
 from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.service import settings
-from openqwave.service.reading import Problem, name_of, read, shown
+from openqwave.service.documents import (
+    MAX_FILE_BYTES,
+    ConfigError,
+    Mistake,
+    cannot_be_read,
+    parse_document,
+)
+from openqwave.service.documents import read_file as _read_file
+from openqwave.service.merging import merged
+from openqwave.service.policyfiles import (
+    POLICY_DIRECTORY,
+    check_config,
+    check_policy,
+    files_in,
+)
+from openqwave.service.reading import read
 from openqwave.service.server import ServerLimits
-from openqwave.service.toml_lines import line_of, line_of_depth, places_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
+    from openqwave.service.documents import Document, Origin
+    from openqwave.service.policyfiles import Check
     from openqwave.service.toml_lines import Place
 
-DEFAULT_PATH: Final = Path("/etc/qwave/qwaved.toml")
+__all__ = (
+    "DEFAULT_PATH",
+    "MAX_FILE_BYTES",
+    "Config",
+    "ConfigError",
+    "Mistake",
+    "load",
+    "parse",
+)
 
-# More than any policy needs; what is larger is another file.
-MAX_FILE_BYTES: Final = 1 << 18
+DEFAULT_PATH: Final = Path("/etc/qwave/qwaved.toml")
 
 _BPS_PER_KBPS: Final = 1_000
 _BYTES_PER_KB: Final = 1_000
 _PPM_PER_PERCENT: Final = 10_000
 _NS_PER_S: Final = 1_000_000_000
-
-# Where `tomllib` says that it could not go on.
-_AT_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)$")
-
-# What no configuration is, and `tomllib` is before it gives up.
-_DEEP: Final = 100
-# Fewer than the interpreter takes (sys.int_info), with the separators that TOML allows.
-_MANY_DIGITS: Final = re.compile(r"[0-9_]{2000,}")
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -66,13 +78,16 @@ class Config:
 
     Attributes:
         policy: What flows may have.
+        profile: The table that marks were taken from.
         server_limits: What clients may cost.
         enforcement: Which mechanisms carry out what flows get.
         sink: What the sink grants; None where there is to be none.
         socket: Where clients find the service.
         state_directory: Where paths are remembered.
         log_level: From which level on messages are logged (`logging`).
-        path: The file that says so; None for none.
+        path: The configuration file; None for none.
+        files: All files that say so, those of policy last.
+        origins: Where each value comes from, by its place; those of rules are in the rules.
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -83,84 +98,54 @@ class Config:
     state_directory: str = settings.Service().state_directory
     log_level: int = _LEVELS[settings.Service().log_level]
     path: Path | None = None
+    files: tuple[Path, ...] = field(default=(), compare=False)
+    profile: str = DEFAULT_PROFILE
+    origins: Mapping[Place, Origin] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """What is wrong in a file.
-
-    Attributes:
-        line: From 1; None for the file as a whole.
-        reason: What is wrong, and what would be right.
-    """
-
-    line: int | None
-    reason: str
-
-
-class ConfigError(Exception):
-    """A file was refused.
-
-    Attributes:
-        path: The file.
-        mistakes: All that is wrong with it, from the top down; at least one.
-    """
-
-    def __init__(self, path: Path, *mistakes: Mistake) -> None:
-        super().__init__(path, *mistakes)
-        self.path = path
-        self.mistakes = mistakes
-
-    @property
-    def line(self) -> int | None:
-        """Where the first mistake is; None if it is the file as a whole."""
-        return self.mistakes[0].line
-
-    @property
-    def reason(self) -> str:
-        """What the first mistake is."""
-        return self.mistakes[0].reason
-
-    def __str__(self) -> str:
-        """Each mistake in a line of its own, with the file and the line."""
-        return "\n".join(
-            f"{self.path}: {each.reason}"
-            if each.line is None
-            else f"{self.path}, line {each.line}: {each.reason}"
-            for each in self.mistakes
-        )
-
-
-def load(path: Path | None = None) -> Config:
-    """Read the configuration.
+def load(path: Path | None = None, policy: Path | Sequence[Path] | None = None) -> Config:
+    """Read the configuration, with its policy files.
 
     Args:
         path: The file, which has to be there; None for the default one, which need not.
+        policy: A directory of policy files, or the files, which have to be there; None for the
+            directory beside the default file, which need not, and for none with another.
 
     Raises:
-        ConfigError: The file cannot be read, or has a mistake.
+        ConfigError: A file cannot be read, or has a mistake; it has the mistakes of all.
     """
     file = DEFAULT_PATH if path is None else path
+    errors: list[ConfigError] = []
+    documents: list[Document] = []
+
+    def read_one(each: Path, check: Check, *, may_miss: bool = False) -> None:
+        try:
+            documents.append(parse_document(_read_file(each), each, check))
+        except OSError as error:
+            if not (may_miss and error.errno in (errno.ENOENT, errno.ENOTDIR)):
+                errors.append(cannot_be_read(each, error))
+        except ConfigError as error:
+            errors.append(error)
+
+    read_one(file, check_config, may_miss=path is None)
+    has_file = bool(documents)
     try:
-        raw = _read_file(file)
-    except OSError as error:
-        if path is None and error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return Config()
-        why = error.strerror or str(error)
-        raise ConfigError(file, Mistake(None, f"cannot be read: {why}")) from error
-    return parse(raw, file)
-
-
-def _read_file(path: Path) -> bytes:
-    # A name with a zero in it is no name of a file, and the interpreter says so in its own way.
-    if "\0" in str(path):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    with path.open("rb") as file:
-        return file.read(MAX_FILE_BYTES + 1)
+        files = _policy_files(path, policy)
+    except ConfigError as error:
+        files = ()
+        errors.append(error)
+    for each in files:
+        read_one(each, check_policy)
+    if errors:
+        raise ConfigError(
+            errors[0].path,
+            *(replace(each, path=error.path) for error in errors for each in error.mistakes),
+        )
+    return _config(documents, file if has_file else None)
 
 
 def parse(raw: bytes, path: Path) -> Config:
-    """Make a configuration of what a file holds.
+    """Make a configuration of what one file holds.
 
     Args:
         raw: The file's bytes.
@@ -169,93 +154,29 @@ def parse(raw: bytes, path: Path) -> Config:
     Raises:
         ConfigError: It has a mistake.
     """
-    if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(path, Mistake(None, f"is larger than {MAX_FILE_BYTES} bytes"))
-    try:
-        text = raw.decode("utf-8")
-        table = tomllib.loads(text)
-        read_settings, problems = read(settings.Settings, table)
-        problems += _check(table)
-        if problems:
-            lines = places_of(text)
-            mistakes = [Mistake(line_of(lines, each.place), each.reason) for each in problems]
-            mistakes.sort(key=lambda each: each.line or 0)
-            raise ConfigError(path, *mistakes)
-    except UnicodeDecodeError as error:
-        at = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(path, Mistake(at, "is not UTF-8")) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(path, _syntax(error, text)) from error
-    except RecursionError as error:
-        deep = line_of_depth(text, _DEEP)
-        raise ConfigError(path, Mistake(deep, "has lists in lists beyond measure")) from error
-    except ValueError as error:
-        # Of all that TOML allows, the interpreter limits integers only, in their digits.
-        digits = _MANY_DIGITS.search(text)
-        line = 1 if digits is None else text.count("\n", 0, digits.start()) + 1
-        raise ConfigError(path, Mistake(line, "has a number of too many digits")) from error
-    return _config(read_settings, path)
+    return _config([parse_document(raw, path, check_config)], path)
 
 
-def _syntax(error: tomllib.TOMLDecodeError, text: str) -> Mistake:
-    message = str(error)
-    found = _AT_LINE.search(message)
-    # Elsewhere it is "(at end of document)".
-    line = int(found[1]) if found else text.count("\n") + 1
-    return Mistake(line, f"is no TOML: {_AT_LINE.sub('', message)}")
-
-
-# -- what types cannot tell -------------------------------------------------------------
-
-
-def _check(table: Mapping[str, object]) -> Iterator[Problem]:
-    service = table.get("service")
-    if isinstance(service, dict) and isinstance(path := service.get("socket"), str):
-        # What types tell of is characters.
-        longest = settings.LONGEST_SOCKET_PATH_BYTES
-        if len(path) <= longest < len(path.encode()):
-            yield Problem(("service", "socket"), f"service.socket has more than {longest} bytes")
-    experiments = table.get("experiments")
-    if isinstance(experiments, dict):
-        for key in ("allowed", "forbidden"):
-            yield from _check_networks(experiments.get(key), ("experiments", key))
-
-
-def _check_networks(networks: object, place: Place) -> Iterator[Problem]:
-    if not isinstance(networks, list):
-        return
-    for index, text in enumerate(networks):
-        here = (*place, index)
-        if not isinstance(text, str):
-            continue
-        try:
-            meant = ip_network(text, strict=False)
-        except ValueError:
-            yield Problem(
-                here,
-                f"{name_of(here)} is {shown(text)} and has to be a network, "
-                'as "10.0.0.0/8" or "2001:db8::/32"',
-            )
-            continue
-        try:
-            ip_network(text)
-        except ValueError:
-            # It may be the address that is wrong, or the length.
-            yield Problem(
-                here,
-                f"{name_of(here)} is {shown(text)}, an address within a network; "
-                f'"{meant}" is the network, "{text.partition("/")[0]}" the address alone',
-            )
+def _policy_files(path: Path | None, policy: Path | Sequence[Path] | None) -> Sequence[Path]:
+    if isinstance(policy, Path):
+        return files_in(policy)
+    if policy is not None:
+        return policy
+    # Beside another configuration may be anything of anybody.
+    return files_in(DEFAULT_PATH.parent / POLICY_DIRECTORY, may_miss=True) if path is None else ()
 
 
 # -- what it means ----------------------------------------------------------------------
 
 
-def _config(read_settings: settings.Settings, path: Path) -> Config:
+def _config(documents: Sequence[Document], path: Path | None) -> Config:
+    whole = merged(documents)
+    # Each file has been checked, and what they have together is nothing that none of them has.
+    read_settings, _ = read(settings.Settings, whole.table)
     service, limits = read_settings.service, read_settings.limits
     sink = read_settings.sink
     return Config(
-        policy=_policy(read_settings),
+        policy=replace(_policy(read_settings), rules=whole.rules),
         server_limits=ServerLimits(**_given(limits, "connections", "connections_per_user")),
         enforcement=_enforcement(read_settings.enforcement),
         sink=SinkLimits(**_given(sink, *_SINK_LIMITS)) if sink.enabled else None,
@@ -263,6 +184,9 @@ def _config(read_settings: settings.Settings, path: Path) -> Config:
         state_directory=service.state_directory,
         log_level=_LEVELS[service.log_level],
         path=path,
+        files=tuple(each.path for each in documents),
+        profile=read_settings.marks.profile or DEFAULT_PROFILE,
+        origins=whole.origins,
     )
 
 

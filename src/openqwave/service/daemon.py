@@ -34,6 +34,7 @@ from openqwave.service.config import DEFAULT_PATH, Config, ConfigError, load
 from openqwave.service.estimates import EstimateStore
 from openqwave.service.kernel import Kernel
 from openqwave.service.notify import Notifier
+from openqwave.service.policyfiles import POLICY_DIRECTORY
 from openqwave.service.recovery import recover, retry
 from openqwave.service.server import Server
 from openqwave.service.showing import Showing
@@ -85,12 +86,14 @@ class Options:
         socket: Where to listen; None for what the configuration says.
         run_directory: Where the journal of marks is; it must outlive a crash.
         check: Only read the configuration.
+        policy: The directory of policy files; None for the one beside the default configuration.
     """
 
     config: Path | None
     socket: str | None
     run_directory: Path | None
     check: bool
+    policy: Path | None = None
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -102,6 +105,13 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"the configuration (default {DEFAULT_PATH})"
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="DIR",
+        help="policy files, which win over the configuration in the order of their names (default "
+        f"{DEFAULT_PATH.parent / POLICY_DIRECTORY}; none beside another configuration)",
     )
     parser.add_argument("--socket", metavar="PATH", help="listen here (default as configured)")
     parser.add_argument(
@@ -115,7 +125,7 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("--version", action="version", version=f"qwaved {version('openqwave')}")
     read = parser.parse_args(arguments)
-    return Options(read.config, read.socket, read.run_directory, read.check)
+    return Options(read.config, read.socket, read.run_directory, read.check, read.policy)
 
 
 class Daemon:
@@ -182,18 +192,19 @@ class Daemon:
         self._showing = showing
         self._notifier = Notifier()
 
-    def serve(self, config_file: Path | None) -> None:
+    def serve(self, config_file: Path | None, policy: Path | None = None) -> None:
         """Serve until a signal ends it.
 
         Args:
             config_file: What SIGHUP reads again; None for the default file.
+            policy: The directory of policy files, likewise.
         """
 
         def end(_: int, __: FrameType | None) -> None:
             self.server.stop()
 
         def reload(_: int, __: FrameType | None) -> None:
-            self.server.do(lambda: self.reload(config_file))
+            self.server.do(lambda: self.reload(config_file, policy))
 
         before = {
             signal.SIGTERM: signal.signal(signal.SIGTERM, end),
@@ -210,11 +221,11 @@ class Daemon:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def reload(self, config_file: Path | None) -> None:
+    def reload(self, config_file: Path | None, policy: Path | None = None) -> None:
         """Read the configuration again; one with a mistake changes nothing."""
         self._notifier.reloading()
         try:
-            config = load(config_file)
+            config = load(config_file, policy)
             self._kernel.can_be_had(config.enforcement)
         except ConfigError as error:
             _log.error("%s; the running configuration stays", error)
@@ -228,6 +239,7 @@ class Daemon:
             self._kernel.tell_what_waits(config.enforcement)
             self._serve_sink()
             _log.info("the configuration was read again")
+            _tell_of_rules(config)
         self._notifier.ready(f"listening at {self.listeners.path}")
 
     def close(self) -> None:
@@ -267,6 +279,16 @@ def _refused(config: Config, error: MechanismMissing) -> str:
     return f"{where}: enforcement.backend is {config.enforcement.backend!r}, but {error}"
 
 
+def _tell_of_rules(config: Config) -> None:
+    """Whoever wrote a rule must not believe that it marks packets."""
+    if count := len(config.policy.rules):
+        _log.warning(
+            "%d rules for programs were read; this version does not carry them out, "
+            "`qwave policy explain` says which would hold",
+            count,
+        )
+
+
 def _set_up_log(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(for_journal="JOURNAL_STREAM" in os.environ))
@@ -287,7 +309,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """The program `qwaved`; returns its exit status."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        config = load(options.config)
+        config = load(options.config, options.policy)
     except ConfigError as error:
         sys.stderr.write(f"qwaved: {error}\n")
         return EXIT_CONFIG
@@ -300,7 +322,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         listeners = listeners_for(options.socket or config.socket)
         directory = options.run_directory or Path(listeners.path).parent
         with contextlib.closing(Daemon(config, listeners, directory)) as daemon:
-            daemon.serve(options.config)
+            _tell_of_rules(config)
+            daemon.serve(options.config, options.policy)
     except MechanismMissing as error:
         sys.stderr.write(f"qwaved: cannot run: {_refused(config, error)}\n")
         return EXIT_FAILED

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import inspect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from openqwave.service.toml_lines import Place
 
@@ -106,13 +106,15 @@ def _fields(
         if hint is None:
             problems.append(Problem(here, _unknown(here, list(hints))))
             continue
+        row = _row_of(hint)
+        if row is not None and isinstance(value, list):
+            found[key] = tuple(_rows(row, value, here, problems))
+            continue
         inner = _struct_of(hint)
         if inner is not None and isinstance(value, dict):
-            before = len(problems)
-            fields = _fields(inner, value, here, problems)
-            problems += _missing(inner, value, here)
-            if len(problems) == before:
-                found[key] = inner(**fields)
+            made = _made(inner, value, here, problems)
+            if made is not None:
+                found[key] = made
             continue
         problem = _judge(value, hint, here)
         if problem is None:
@@ -120,6 +122,30 @@ def _fields(
         else:
             problems.append(problem)
     return found
+
+
+def _rows(
+    kind: type[_T], values: list[object], place: Place, problems: list[Problem]
+) -> Iterator[_T]:
+    """The good ones of an array of tables; what is wrong goes to the problems."""
+    for index, value in enumerate(values):
+        here = (*place, index)
+        if not isinstance(value, dict):
+            problems.append(
+                Problem(here, f"{name_of(here)} is {shown(value)} and has to be a table")
+            )
+        elif (made := _made(kind, value, here, problems)) is not None:
+            yield made
+
+
+def _made(
+    kind: type[_T], table: Mapping[str, object], place: Place, problems: list[Problem]
+) -> _T | None:
+    """A table within another; None where something of it is wrong."""
+    before = len(problems)
+    fields = _fields(kind, table, place, problems)
+    problems += _missing(kind, table, place)
+    return kind(**fields) if len(problems) == before else None
 
 
 @lru_cache
@@ -139,9 +165,20 @@ def _missing(
     return [Problem(place, f"{name_of(place)} needs {' and '.join(names)}")] if names else []
 
 
+def _row_of(hint: object) -> type[msgspec.Struct] | None:
+    """The kind of table that a value may be an array of, if it may be one."""
+    return _struct_in(typing.get_args(hint)) if typing.get_origin(hint) is tuple else None
+
+
 def _struct_of(hint: object) -> type[msgspec.Struct] | None:
     """The kind of table that a value may be, if it may be one."""
-    for each in (hint, *typing.get_args(hint)):
+    if typing.get_origin(hint) is tuple:
+        return None
+    return _struct_in((hint, *typing.get_args(hint)))
+
+
+def _struct_in(hints: tuple[object, ...]) -> type[msgspec.Struct] | None:
+    for each in hints:
         if isinstance(each, type) and issubclass(each, msgspec.Struct):
             return each
     return None

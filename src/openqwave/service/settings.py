@@ -1,4 +1,4 @@
-"""What the configuration file may say: its tables, their keys, and which values make sense.
+"""What the configuration files may say: their tables, their keys, and which values make sense.
 
 Each table is a Struct, each key a field, named as in the file, with the unit at the end of its
 name; None stands for a key that is not there. A key that takes more than its type tells has its
@@ -31,6 +31,7 @@ _Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=_DAY_S)]
 # Below a tenth of a second an estimate is old before it is used.
 _Age: TypeAlias = Annotated[float, Meta(ge=0.1, le=_DAY_S)]
 _Kbps: TypeAlias = Annotated[int, Meta(ge=1, le=_MOST_KBPS)]
+_Dscp: TypeAlias = Annotated[int, Meta(ge=0, le=63)]
 _Path: TypeAlias = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", extra={"is": "an absolute path"})]
 _SocketPath: TypeAlias = Annotated[
     str,
@@ -63,6 +64,54 @@ _Interface: TypeAlias = Annotated[
 ]
 
 
+_RuleName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f]+\Z",
+        max_length=64,
+        extra={"is": "a name of its own, of at most 64 characters"},
+    ),
+]
+_Program: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(/([^/\x00]+/)*)?[^/\x00]+\Z",
+        extra={"is": "the absolute path of a program, or its bare name"},
+    ),
+]
+_User: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s:,/]+\Z",
+        max_length=_LONGEST_NAME,
+        extra={"is": "the name or number of a user, of at most 32 characters"},
+    ),
+]
+# Those that processes run in (systemd.unit(5)).
+_Unit: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s/\x00]+\.(service|scope|slice|socket|mount|swap)\Z",
+        max_length=255,
+        extra={"is": 'the name of a systemd unit with its kind, as "sshd.service"'},
+    ),
+]
+_Cgroup: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^/[^\x00]*\Z",
+        extra={"is": 'a cgroup as /proc/PID/cgroup has it, as "/user.slice"'},
+    ),
+]
+_Ports: TypeAlias = (
+    Annotated[int, Meta(ge=1, le=65_535)]
+    | Annotated[
+        str,
+        Meta(pattern=r"^[0-9]{1,5}[-:][0-9]{1,5}\Z", extra={"is": 'a range, as "5004-5010"'}),
+    ]
+)
+
+
 class Service(Struct, frozen=True):
     """`[service]`: the program."""
 
@@ -80,7 +129,7 @@ class Access(Struct, frozen=True):
 class TypeMarks(Struct, frozen=True):
     """`[marks.TYPE]`: what the packets of a traffic type carry."""
 
-    dscp: Annotated[int, Meta(ge=0, le=63)]
+    dscp: _Dscp
     pcp: Annotated[int, Meta(ge=0, le=7)] | None = None
 
 
@@ -142,6 +191,27 @@ class Enforcement(Struct, frozen=True):
     interfaces: tuple[_Interface, ...] | None = None
 
 
+class Rule(Struct, frozen=True):
+    """`[[rule]]`: what programs get that ask for nothing."""
+
+    name: _RuleName
+    program: _Program | None = None
+    user: _User | None = None
+    unit: _Unit | None = None
+    cgroup: _Cgroup | None = None
+    protocol: Literal["tcp", "udp"] | None = None
+    local: _Network | None = None
+    remote: _Network | None = None
+    local_ports: _Ports | None = None
+    remote_ports: _Ports | None = None
+    dscp: _Dscp | None = None
+    traffic_type: (
+        Literal["best_effort", "background", "excellent_effort", "audio_video", "voice", "control"]
+        | None
+    ) = None
+    rate_kbps: _Kbps | None = None
+
+
 class Sink(Struct, frozen=True):
     """`[sink]`: answering the experiments of others."""
 
@@ -153,7 +223,7 @@ class Sink(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
-    """The whole file."""
+    """The whole of `qwaved.toml`."""
 
     service: Service = Service()
     access: Access = Access()
@@ -163,3 +233,14 @@ class Settings(Struct, frozen=True):
     rates: Rates = Rates()
     enforcement: Enforcement = Enforcement()
     sink: Sink = Sink()
+
+
+class PolicyFile(Struct, frozen=True):
+    """The whole of a file in `policy.d`: what concerns flows, not the service itself."""
+
+    access: Access = Access()
+    marks: Marks = Marks()
+    limits: ClientLimits = ClientLimits()
+    experiments: Experiments = Experiments()
+    rates: Rates = Rates()
+    rule: tuple[Rule, ...] = ()
