@@ -55,16 +55,18 @@ from openqwave.subsystem.usage import Usage
 from openqwave.subsystem.views import Views
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Collection, Container, Iterable, Mapping
 
     from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.estimates import Congestion, FlowCounters, PathView, Unmeasurable
+    from openqwave.model.flow import TrafficType
     from openqwave.model.path import PathFacts
     from openqwave.model.traffic import FlowTraffic
     from openqwave.subsystem.requests import Found
     from openqwave.subsystem.usage import LinkLoad
-    from openqwave.subsystem.views import FlowView, PathOverview
+    from openqwave.subsystem.views import FlowView, PathOverview, PathState, PathTally
 
 # Rates travel as 64-bit unsigned numbers.
 _MAX_RATE_BPS = (1 << 64) - 1
@@ -470,6 +472,33 @@ class Engine:
             The paths, and whether there are more after the last.
         """
         return self._views.paths(after, limit, now_ns=now_ns)
+
+    def flow_ids(self) -> tuple[int, ...]:
+        """The ids of all flows, as they were made."""
+        return tuple(self._registry.flows)
+
+    def count_flows(
+        self, flow_ids: Iterable[int], *, now_ns: int
+    ) -> Counter[tuple[TrafficType, PathState]]:
+        """How many of some flows are of each type and state; those that have ended are none.
+
+        Args:
+            flow_ids: Which; a microsecond each, and four where they have paths.
+            now_ns: Monotonic time.
+        """
+        return self._views.count_flows(flow_ids, now_ns)
+
+    def path_tallies(self, after: int, limit: int) -> tuple[tuple[PathTally, ...], bool]:
+        """A page of what is summed up of all paths, in the order of `path_views`.
+
+        Args:
+            after: How many are left out at the beginning.
+            limit: How many at most; a microsecond each.
+
+        Returns:
+            The paths, and whether there are more after the last.
+        """
+        return self._views.path_tallies(after, limit)
 
     @property
     def flow_count(self) -> int:

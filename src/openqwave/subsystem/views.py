@@ -11,6 +11,7 @@ sockets or destinations a few are named and the rest is counted.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,10 @@ from openqwave.model.flow import Transport
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from openqwave.model.endpoint import Endpoint
-    from openqwave.model.flow import PacketPriority, Treatment
+    from openqwave.model.flow import PacketPriority, TrafficType, Treatment
     from openqwave.model.path import PathStatus
     from openqwave.subsystem.flows import Flow, Settings
     from openqwave.subsystem.notices import Notices
@@ -129,6 +130,21 @@ class PathOverview:
     is_remembered: bool = False
 
 
+@value
+class PathTally:
+    """What of one path is summed up over time.
+
+    Attributes:
+        host: The far end; port 0.
+        is_congested: Queues stand there, or packets are lost.
+        sent_bytes: What experiments have sent since they began, IP headers included.
+    """
+
+    host: Endpoint
+    is_congested: bool
+    sent_bytes: int
+
+
 class Views:
     """Makes views of what the engine keeps; see the module's text."""
 
@@ -162,6 +178,31 @@ class Views:
                 len(self._registry.flows_towards(path.host)),
                 len(path.trackers),
                 path.is_remembered,
+            )
+            for path in islice(self._paths.all(), after, after + limit)
+        ]
+        return tuple(found), after + limit < len(self._paths)
+
+    def count_flows(
+        self, flow_ids: Iterable[int], now_ns: int
+    ) -> Counter[tuple[TrafficType, PathState]]:
+        """How many of some flows are of each type and state; see `engine.Engine.count_flows`."""
+        flows = self._registry.flows
+        return Counter(
+            [
+                (flow.settings.traffic_type, self._state_of(flow, now_ns))
+                for flow in map(flows.get, flow_ids)
+                if flow is not None
+            ]
+        )
+
+    def path_tallies(self, after: int, limit: int) -> tuple[tuple[PathTally, ...], bool]:
+        """A page of paths; see `engine.Engine.path_tallies`."""
+        found = [
+            PathTally(
+                path.host,
+                path.congestion.is_congested is True,
+                0 if path.view is None else path.view.sent_bytes,
             )
             for path in islice(self._paths.all(), after, after + limit)
         ]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from openqwave.enforcement.bpf import layout, syscalls
+from openqwave.enforcement.bpf.totals import Totals
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.flow import Treatment
 from openqwave.model.traffic import FlowTraffic
@@ -77,7 +78,11 @@ class Entries:
 
 
 class FlowTable:
-    """What the program looks at for each packet; see the module."""
+    """What the program looks at for each packet; see the module.
+
+    Attributes:
+        totals: What the program has counted of all flows together.
+    """
 
     def __init__(self, maps: Mapping[str, int], sizes: Sizes) -> None:
         """Take over new maps.
@@ -93,6 +98,7 @@ class FlowTable:
         self._tuples = 0
         # One packet in 65,536 of a program that uses this field itself would be taken for seen.
         self._seen = 1 + secrets.randbelow(0xFFFF)
+        self.totals = Totals(maps["meters"])
         self._write_settings()
 
     # -- flows ------------------------------------------------------------------------
@@ -107,11 +113,13 @@ class FlowTable:
             slot = heapq.heappop(self._free)
         elif self._next <= self._sizes.flows:
             slot, self._next = self._next, self._next + 1
+            self.totals.slots = slot
         else:
             detail = f"all {self._sizes.flows} flows that the kernel has room for are taken"
             raise OSError(errno.ENOSPC, detail)
         key = layout.SLOT.pack(slot)
         try:
+            self.totals.retire(slot)
             syscalls.update(self._maps["treatments"], key, bytes(layout.TREATMENT.size))
             syscalls.update(self._maps["meters"], key, bytes(layout.METER_STATE.size))
         except OSError:
