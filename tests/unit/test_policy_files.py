@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from importlib import resources
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -371,3 +372,13 @@ def test_nothing_but_a_refusal_with_file_and_line_comes_of_any_file(etc: Path) -
     # All three are tried.
     assert 500 < refused < 9_500
     assert ruled > 200
+
+
+def test_the_packaged_example_changes_nothing_and_is_good(etc: Path) -> None:
+    text = (resources.files("openqwave.service") / "packaging/policy.d/50-example.toml").read_text()
+    put(etc, a=text)
+    assert load() == Config()
+    put(etc, a=re.sub("^#(?! )", "", text, flags=re.MULTILINE))
+    found = load()
+    assert found.profile == "rfc8325"
+    assert [each.name for each in found.policy.rules] == ["calls", "backups"]

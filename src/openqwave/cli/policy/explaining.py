@@ -1,0 +1,119 @@
+"""Which rule would hold, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from openqwave.cli.policy.doubts import NOT_CARRIED_OUT
+from openqwave.service.rulefiles import row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+    from openqwave.admission.policy import Policy
+    from openqwave.admission.rules import Decision, Grant, Rule
+    from openqwave.cli.policy.question import Asked
+
+_GRANTS = ("dscp", "traffic_type", "rate_kbps")
+
+
+def rule_line(rule: Rule) -> str:
+    """What a rule says, in one line."""
+    row = row_of(rule)
+    asks = [f"{key} = {json.dumps(row[key])}" for key in row if key not in _GRANTS]
+    gives = [f"{key} = {json.dumps(row[key])}" for key in row if key in _GRANTS]
+    return f"{', '.join(asks) or 'all traffic'} -> {', '.join(gives)}"
+
+
+def lines_of(asked: Asked, decision: Decision, policy: Policy) -> Iterator[str]:
+    """The answer as people read it."""
+    program, traffic = asked.traffic.program, asked.traffic
+    name = program.path or program.name or "?"
+    process = "" if asked.pid is None else f"process {asked.pid}, "
+    yield f"{process}{name}, user {program.user or '?'}, cgroup {program.cgroup or '?'}"
+    yield (
+        f"{_protocol(asked)} from {_end(traffic.local, traffic.local_port)} "
+        f"to {_end(traffic.remote, traffic.remote_port)}"
+    )
+    yield from (f"not known: {each}" for each in asked.unknown)
+    yield ""
+    winner = decision.winner
+    if winner is None:
+        yield f"No rule would hold: {decision.reason}."
+    else:
+        yield f"Rule {winner.name!r} would hold: {decision.reason}."
+        yield f"  {winner.origin}"
+        yield f"  {rule_line(winner)}"
+        yield f"  its packets would carry {_marks_in_words(winner.grant, policy)}"
+    for loser in decision.losers:
+        verb = "is for this traffic, too, but" if loser.matches else "is not for this traffic:"
+        yield f"Rule {loser.rule.name!r} {verb} {loser.reason}."
+        yield f"  {loser.rule.origin}"
+    yield ""
+    yield NOT_CARRIED_OUT
+
+
+def document_of(asked: Asked, decision: Decision, policy: Policy) -> dict[str, Any]:
+    """The answer as JSON."""
+    traffic, program, winner = asked.traffic, asked.traffic.program, decision.winner
+    return {
+        "pid": asked.pid,
+        "program": program.path,
+        "name": program.name,
+        "user": program.user,
+        "uid": program.uid,
+        "cgroup": program.cgroup,
+        "protocol": _protocol(asked),
+        "local": _text(traffic.local),
+        "local_port": traffic.local_port,
+        "remote": _text(traffic.remote),
+        "remote_port": traffic.remote_port,
+        "not_known": list(asked.unknown),
+        "winner": None
+        if winner is None
+        else {
+            "name": winner.name,
+            "origin": winner.origin,
+            "rule": row_of(winner),
+            "dscp": _dscp(winner.grant, policy),
+        },
+        "reason": decision.reason,
+        "losers": [
+            {
+                "name": loser.rule.name,
+                "origin": loser.rule.origin,
+                "matches": loser.matches,
+                "reason": loser.reason,
+            }
+            for loser in decision.losers
+        ],
+        "rules_are_carried_out": False,
+    }
+
+
+def _dscp(grant: Grant, policy: Policy) -> int | None:
+    """The code point that a grant amounts to; None leaves packets as they are."""
+    if grant.dscp is not None or grant.traffic_type is None:
+        return grant.dscp
+    return policy.dscp_of(grant.traffic_type)
+
+
+def _marks_in_words(grant: Grant, policy: Policy) -> str:
+    dscp = _dscp(grant, policy)
+    return "what the program gives them" if dscp is None else f"DSCP {dscp}"
+
+
+def _protocol(asked: Asked) -> str | None:
+    protocol = asked.traffic.protocol
+    return None if protocol is None else protocol.name.lower()
+
+
+def _end(address: IPv4Address | IPv6Address | None, port: int | None) -> str:
+    host = "?" if address is None else f"[{address}]" if address.version == 6 else str(address)
+    return f"{host}:{'?' if port is None else port}"
+
+
+def _text(address: IPv4Address | IPv6Address | None) -> str | None:
+    return None if address is None else str(address)
