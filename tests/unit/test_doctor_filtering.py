@@ -111,6 +111,8 @@ ACCEPTING: dict[str, tuple[dict[str, Any], Packet, Truth]] = {
     "a counter": ({"counter": {"packets": 0, "bytes": 0}}, UDP, YES),
     "a log": ({"log": {"prefix": "x"}}, UDP, YES),
     "something only iptables knows": ({"xt": None}, UDP, MAYBE),
+    "a condition of iptables": ({"xt": {"type": "match", "name": "multiport"}}, UDP, MAYBE),
+    "a mark of iptables": ({"xt": {"type": "target", "name": "DSCP"}}, UDP, YES),
 }
 
 
@@ -130,6 +132,8 @@ def test_the_rule_or_the_policy_that_drops_is_named() -> None:
     assert rules.fate_of(UDP).why == ("drop in table inet t, chain in",)
     assert ruleset(policy="drop").fate_of(UDP).why == ("policy drop of table inet t, chain in",)
     assert ruleset([match(PROTOCOL, "udp"), {"reject": None}]).fate_of(UDP).passes is NO
+    reject = ruleset([match(PROTOCOL, "udp"), {"xt": {"type": "target", "name": "REJECT"}}])
+    assert (reject.fate_of(UDP).passes, reject.fate_of(TCP).passes) == (NO, YES)
     assert ruleset(policy="drop", family="ip6").fate_of(UDP).passes is YES
     assert ruleset(policy="drop", family="ip6").fate_of(UDP6).passes is NO
 

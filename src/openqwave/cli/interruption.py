@@ -73,6 +73,12 @@ class Interruption:
         self.check()
         return fd in ready
 
+    def wait_writable(self, fd: int, timeout_s: float) -> bool:
+        """Wait until a descriptor can be written to; as `wait_readable`."""
+        _, ready, _ = select.select([self._stop.fd], [fd], [], timeout_s)
+        self.check()
+        return fd in ready
+
     def __enter__(self) -> Self:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from openqwave.cli.bounds import check_range
+from openqwave.cli.doctor.options import doctor_app
 from openqwave.cli.overview.options import overview_app
 from openqwave.cli.policy.options import policy_app
 from openqwave.cli.service.options import service_app
@@ -52,6 +53,7 @@ def _program() -> typer.Typer:
     )
     program.add_typer(demo_app, name="demo")
     program.add_typer(overview_app)
+    program.add_typer(doctor_app)
     program.add_typer(policy_app, name="policy")
     program.add_typer(service_app, name="service")
     return program

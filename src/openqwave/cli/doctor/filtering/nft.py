@@ -126,10 +126,12 @@ class Ruleset:
                 elif kind == "vmap":
                     yield from self._mapped(body, truth, rule, packet)
                 elif kind == "xt":
-                    # What only iptables understands: a match, or a target such as REJECT.
-                    truth = both(truth, Truth.MAYBE)
-                    if "REJECT" in json.dumps(body):
-                        yield Step(truth, Act.DROP, words=f"REJECT in {place}")
+                    # What only iptables understands: a condition, or a target such as REJECT.
+                    name = body.get("name") if isinstance(body, dict) else None
+                    if name == "REJECT":
+                        yield Step(truth, Act.DROP, words=f"{name} in {place}")
+                    elif name not in _FOREIGN_MARKS:
+                        truth = both(truth, Truth.MAYBE)
                 elif kind not in _IDLE:
                     truth = both(truth, Truth.MAYBE)
 
