@@ -16,6 +16,7 @@ from openqwave.drivers.outlets import Outlets
 from openqwave.drivers.qdiscs import Qdiscs
 from openqwave.enforcement.shaping.shapers import Shapers
 from openqwave.model.endpoint import Endpoint
+from openqwave.model.queues import Hop
 
 if TYPE_CHECKING:
     from openqwave.enforcement.shaping.shapers import Driver
@@ -34,6 +35,10 @@ TCA_KIND = 1
 def endpoint(address: str, port: int = PORT) -> Endpoint:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return Endpoint(socket.inet_pton(family, address), port)
+
+
+def hop(address: str, interface: int = 0) -> Hop:
+    return Hop(endpoint(address).packed, interface)
 
 
 class WithoutFq(Qdiscs):
@@ -59,8 +64,8 @@ class Ground:
         return self.left.interface.index
 
     @property
-    def peer(self) -> Endpoint:
-        return endpoint(self.right.ipv4)
+    def peer(self) -> Hop:
+        return hop(self.right.ipv4)
 
     def queues(self) -> list[Queue]:
         return self.qdiscs.queues()

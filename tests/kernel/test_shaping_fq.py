@@ -27,8 +27,8 @@ from tests.kernel.shaping_stage import (
     HEADERS_BYTES,
     PATIENCE_S,
     Ground,
-    endpoint,
     ground_of,
+    hop,
     numbered,
     numbers,
     of_the_flow,
@@ -122,7 +122,7 @@ def test_an_fq_that_is_replaced_is_told(ground: Ground) -> None:
 def test_one_fq_serves_a_flow_over_several_interfaces(ground: Ground, lab: Lab) -> None:
     near = ground.peer
     second = lab.link(ground.left, ground.right)
-    assert ground.shapers.grant(1, RATE_BPS, [near, endpoint(second.b.ipv4)]) == OURS
+    assert ground.shapers.grant(1, RATE_BPS, [near, hop(second.b.ipv4)]) == OURS
     ours = {queue.interface for queue in ground.queues() if queue.handle == OUR_ROOT}
     assert ours == {end.index for end in ground.left.interfaces}
 
@@ -145,7 +145,7 @@ def test_mq_serves_if_all_below_it_is_fq(ground: Ground) -> None:
         pytest.skip("this kernel has no mq queue")
     below = {queue.parent for queue in ground.qdiscs.queues(index) if not queue.is_root}
     assert below == {mq | 1, mq | 2}
-    there = [endpoint("10.9.9.2")]
+    there = [hop("10.9.9.2")]
     refused(ground.shapers.grant(1, RATE_BPS, there), "many0", "mq")
     ground.put_queue(index, 0x20_0000, mq | 1, "fq")
     refused(ground.shapers.grant(1, RATE_BPS, there), "many0", "mq")

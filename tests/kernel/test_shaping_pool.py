@@ -24,8 +24,8 @@ from tests.kernel.shaping_stage import (
     PATIENCE_S,
     Ground,
     WithoutFq,
-    endpoint,
     ground_of,
+    hop,
     numbered,
     numbers,
     of_the_flow,
@@ -91,7 +91,7 @@ def test_asking_again_changes_nothing(ground: Ground) -> None:
 
 
 def test_each_flow_has_its_leaf_and_both_ip_versions_share_it(ground: Ground) -> None:
-    both = [ground.peer, endpoint(ground.right.ipv6)]
+    both = [ground.peer, hop(ground.right.ipv6)]
     assert ground.shapers.grant(1, RATE_BPS, both) == FIRST
     assert grant(ground, 2, 1_000_000) == SECOND
     assert ground.shapers.observe() == {1: RATE_BPS, 2: 1_000_000}
@@ -265,7 +265,7 @@ def test_without_rights_the_flow_is_refused(ground: Ground) -> None:
 
 def test_without_a_destination_or_a_route_the_flow_is_refused(ground: Ground) -> None:
     refused(ground.shapers.grant(1, RATE_BPS, []), ErrorCode.ERROR_NOT_SUPPORTED, "destination")
-    nowhere = endpoint("192.0.2.1")
+    nowhere = hop("192.0.2.1")
     refused(
         ground.shapers.grant(1, RATE_BPS, [ground.peer, nowhere]),
         ErrorCode.ERROR_HOST_UNREACHABLE,
@@ -306,7 +306,7 @@ def test_a_flow_over_two_interfaces_is_refused_and_one_that_moves_keeps_its_leaf
     with ground_of(left, right) as made:
         made.qdiscs = WithoutFq(made.netlink)
         shapers: Shapers = made.another()
-        near, far = endpoint(first.b.ipv4), endpoint(second.b.ipv4)
+        near, far = hop(first.b.ipv4), hop(second.b.ipv4)
         refused(
             shapers.grant(1, RATE_BPS, [near, far]),
             ErrorCode.ERROR_NOT_SUPPORTED,
@@ -321,7 +321,7 @@ def test_a_flow_over_two_interfaces_is_refused_and_one_that_moves_keeps_its_leaf
             {leaf.classid for leaf in made.qdiscs.leaves(index, OUR_ROOT)} for index in indexes
         ] == [{FIRST.classid}, {FIRST.classid}]
         # A socket that is bound to an interface leaves by it.
-        assert shapers.grant(2, RATE_BPS, [near], indexes[1]) == SECOND
+        assert shapers.grant(2, RATE_BPS, [hop(first.b.ipv4, indexes[1])]) == SECOND
         rates_there = {leaf.classid for leaf in made.qdiscs.leaves(indexes[1], OUR_ROOT)}
         assert rates_there == {FIRST.classid, SECOND.classid}
 

@@ -61,8 +61,9 @@ def facts(
     version: int = 4,
     transport: Transport = Transport.UDP,
     peer: Endpoint | None = None,
+    interface: int = 0,
 ) -> SocketFacts:
-    return SocketFacts(cookie, transport, version, peer)
+    return SocketFacts(cookie, transport, version, peer, interface=interface)
 
 
 def view(

@@ -21,6 +21,7 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.flow import UNTOUCHED, Transport, Treatment
+from openqwave.model.queues import Hop, hop_to
 from openqwave.model.traffic import FlowTraffic
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
 
@@ -129,15 +130,18 @@ class Queues:
     """Gives leaves, or departure times, or refuses those above a rate."""
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[int, frozenset[Endpoint]]] = {}
+        self.held: dict[int, tuple[int, frozenset[Hop]]] = {}
         self.changes: dict[int, Shaped | Refusal] = {}
         self.with_leaves = True
+        self.grants = 0
         self.refuses = False
 
-    def grant(self, flow_id: int, rate_bps: int, ends: Collection[Endpoint]) -> Shaped | Refusal:
+    def grant(self, flow_id: int, rate_bps: int, hops: Collection[Hop]) -> Shaped | Refusal:
         if self.refuses:
             return Refusal(ErrorCode.ERROR_NOT_SUPPORTED, "no queue")
-        self.held[flow_id] = rate_bps, frozenset(ends)
+        self.grants += 1
+        assert len(set(hops)) == len(hops)
+        self.held[flow_id] = rate_bps, frozenset(hops)
         return Leaf(0x10000 + flow_id) if self.with_leaves else DepartureTimes(10**9)
 
     def end(self, flow_id: int) -> None:
@@ -172,8 +176,14 @@ def plan(
     cookie: int,
     *shares: tuple[int, Treatment, tuple[Endpoint, ...]],
     transport: Transport = Transport.UDP,
+    bound: int = 0,
 ) -> SocketPlan:
-    return SocketPlan(cookie, tuple(Share(*each[:2], 1, each[2]) for each in shares), transport, 7)
+    told = tuple(Share(*each[:2], 1, each[2]) for each in shares)
+    return SocketPlan(cookie, told, transport, 7, bound)
+
+
+def hops(*ends: Endpoint, bound: int = 0) -> frozenset[Hop]:
+    return frozenset(hop_to(end, bound) for end in ends)
 
 
 @pytest.fixture
@@ -227,13 +237,63 @@ def test_one_more_of_thousands_is_no_look_at_each(
 
 def test_a_rate_is_held_wherever_the_flow_goes(rig: Rig) -> None:
     rig.apply(plan(1, (10, SHAPED, (ENDS[0],))), plan(2, (10, SHAPED, (ENDS[1],))))
-    assert rig.queues.held == {10: (8_000_000, frozenset(ENDS[:2]))}
+    assert rig.queues.held == {10: (8_000_000, hops(*ENDS[:2]))}
     # Of one socket's plan alone, the other's destinations are known still.
     rig.apply(plan(1, (10, SLOWER, (ENDS[0], ENDS[2]))))
-    assert rig.queues.held == {10: (4_000_000, frozenset(ENDS[:3]))}
+    assert rig.queues.held == {10: (4_000_000, hops(*ENDS[:3]))}
     rig.apply(plan(1, (10, VOICE, (ENDS[0],))), plan(2, (10, VOICE, (ENDS[1],))))
     assert rig.queues.held == {}
     assert rig.tables.treatments[1] == (VOICE, (), ())
+
+
+def test_sockets_that_are_bound_differently_are_held_where_each_leaves(rig: Rig) -> None:
+    rig.apply(
+        plan(1, (10, SHAPED, (ENDS[0],))),
+        plan(2, (10, SHAPED, (ENDS[0],)), bound=3),
+        plan(3, (10, SHAPED, (ENDS[1],)), bound=4),
+    )
+    assert rig.queues.held == {
+        10: (8_000_000, hops(ENDS[0]) | hops(ENDS[0], bound=3) | hops(ENDS[1], bound=4))
+    }
+    rig.apply(plan(2, (10, SHAPED, (ENDS[0],)), bound=5))
+    rig.apply(SocketPlan(3, ()))
+    assert rig.queues.held == {10: (8_000_000, hops(ENDS[0]) | hops(ENDS[0], bound=5))}
+
+
+def test_tcp_that_shares_a_rate_is_held_where_it_goes(rig: Rig) -> None:
+    tcp = Transport.TCP
+    for cookie in (1, 2, 3):
+        rig.apply(plan(cookie, (10, SHAPED, (ENDS[cookie],)), transport=tcp))
+    assert rig.queues.held == {10: (8_000_000, hops(*ENDS[1:4]))}
+    rig.apply(SocketPlan(2, ()))
+    assert rig.queues.held == {10: (8_000_000, hops(ENDS[1], ENDS[3]))}
+
+
+def test_another_port_of_a_host_asks_the_queues_nothing(rig: Rig) -> None:
+    ends = [Endpoint(ENDS[0].packed, port) for port in range(1, 1_002)]
+    rig.apply(plan(1, (10, SHAPED, tuple(ends[:1_000]))))
+    rig.apply(plan(1, (10, SHAPED, tuple(ends))))
+    rig.apply(plan(1, (10, SHAPED, tuple(ends[1:]))))
+    assert rig.queues.grants == 1
+    assert rig.queues.held == {10: (8_000_000, hops(ends[0]))}
+    rig.apply(plan(1, (10, SHAPED, (*ends[1:], ENDS[1]))))
+    assert rig.queues.held == {10: (8_000_000, hops(ends[0], ENDS[1]))}
+
+
+def test_what_is_undone_leaves_the_ways_as_they_were(rig: Rig) -> None:
+    rig.apply(plan(1, (10, SHAPED, (ENDS[0], ENDS[1]))), plan(2, (10, SHAPED, (ENDS[0],))))
+    before = dict(rig.queues.held)
+    more = plan(1, (10, SHAPED, (ENDS[0], ENDS[2], ENDS[3])))
+    for turn in (1, 2, 3):
+        rig.tables.fails_in = turn
+        if isinstance(rig.apply(more), Refusal):
+            assert rig.queues.held == before
+            # None is counted twice, or not at all.
+            rig.apply(plan(1, (10, SHAPED, (ENDS[4],))))
+            assert rig.queues.held == {10: (8_000_000, hops(ENDS[0], ENDS[4]))}
+            rig.apply(plan(1, (10, SHAPED, (ENDS[0], ENDS[1]))))
+    rig.tables.fails_in = -1
+    assert rig.queues.held == before
 
 
 def test_a_rate_that_cannot_be_held_keeps_the_one_before(rig: Rig) -> None:
@@ -245,7 +305,7 @@ def test_a_rate_that_cannot_be_held_keeps_the_one_before(rig: Rig) -> None:
     assert outcome.detail == "no queue"
     assert rig.tables.seen() == before
     rig.queues.refuses = False
-    assert rig.queues.held in (held, {10: (8_000_000, frozenset(ENDS[:1]))})
+    assert rig.queues.held in (held, {10: (8_000_000, hops(*ENDS[:1]))})
 
 
 def test_a_rate_is_given_up_only_when_all_is_done(rig: Rig) -> None:
@@ -295,10 +355,10 @@ def test_a_rate_forgets_where_a_closed_socket_sent(rig: Rig) -> None:
     """Else the flow loses its rate when there is no route there any more."""
     rig.apply(plan(1, (10, SHAPED, (ENDS[0],))), plan(2, (10, SHAPED, (ENDS[1],))))
     rig.apply(SocketPlan(2, ()))
-    assert rig.queues.held == {10: (8_000_000, frozenset(ENDS[:1]))}
+    assert rig.queues.held == {10: (8_000_000, hops(*ENDS[:1]))}
     rig.apply(plan(2, (10, SHAPED, (ENDS[1],))))
     rig.apply(plan(2, (11, VOICE, (ENDS[1],))))
-    assert rig.queues.held == {10: (8_000_000, frozenset(ENDS[:1]))}
+    assert rig.queues.held == {10: (8_000_000, hops(*ENDS[:1]))}
 
 
 def test_what_is_said_of_a_socket(rig: Rig) -> None:

@@ -42,7 +42,7 @@ from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal, error_of
 from openqwave.model.filters import Exit, Filter
 from openqwave.model.flow import Transport, Treatment
-from openqwave.model.queues import ROOT_PARENT, Outlet, Queue
+from openqwave.model.queues import ROOT_PARENT, Hop, Outlet, Queue, hop_to
 from openqwave.subsystem.effects import Share, SocketPlan
 from tests.unit.loopback import Bench
 
@@ -322,10 +322,10 @@ class Ways:
         self._towards, self._is_gone = towards or (2,), is_gone
         self.error: OSError | None = None
 
-    def towards(self, destinations: Sequence[Endpoint], _: int = 0) -> Sequence[int | OSError]:
+    def towards(self, hops: Sequence[Hop]) -> Sequence[int | OSError]:
         if self.error is not None:
             raise self.error
-        return self._towards[: len(destinations)]
+        return self._towards[: len(hops)]
 
     def outlet(self, interface: int) -> Outlet | None:
         return None if self._is_gone else Outlet(interface, f"eth{interface}", 1_500, 14)
@@ -371,7 +371,7 @@ def shaping(
         ours = Shapers(queues, ways or Ways(), may)  # type: ignore[arg-type]
         outcome: object = None
         for flow in range(flows):
-            outcome = ours.grant(flow, rate_bps, to)
+            outcome = ours.grant(flow, rate_bps, [hop_to(end) for end in to])
         return outcome
 
     return happen

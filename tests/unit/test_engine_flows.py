@@ -462,6 +462,20 @@ def test_flow_ids_in_use_are_passed_over() -> None:
     assert driven.flow(handle, 4) not in (first[0], first[2])
 
 
+def test_plans_name_the_interface_that_a_socket_is_bound_to_now(
+    driven: Driven, handle: int
+) -> None:
+    bound = driven.grant(handle, add(0, facts(1, interface=3), A))
+    assert isinstance(bound, int)
+    assert driven.mechanism.plans[1].interface == 3
+    driven.mechanism.refusals.append(NO_MECHANISM)
+    driven.refusal(handle, add(bound, facts(1, interface=4), B))
+    driven.grant(handle, rate(bound, 5_000))
+    assert driven.mechanism.plans[1].interface == 3
+    driven.grant(handle, add(bound, facts(1, interface=4), B))
+    assert driven.mechanism.plans[1].interface == 4
+
+
 def test_ids_are_not_reused_at_once(driven: Driven, handle: int) -> None:
     flow = driven.flow(handle)
     driven.grant(handle, rq.RemoveSocket(flow, None))

@@ -23,17 +23,20 @@ from openqwave.drivers.rtnetlink import (
     link_question,
     to_link,
 )
+from openqwave.model.endpoint import MAPPED_PREFIX
 from openqwave.model.queues import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from openqwave.model.endpoint import Endpoint
+    from openqwave.model.queues import Hop
 
-# ARPHRD_ETHER and ARPHRD_LOOPBACK (linux/if_arp.h): what has an Ethernet header in front of IP
+# ARPHRD_LOOPBACK (linux/if_arp.h).
+_LOOPBACK: Final = 772
+# It and ARPHRD_ETHER (linux/if_arp.h): what has an Ethernet header in front of IP
 # when it is queued. Tunnels put theirs on behind the queue. Of others it is not known: they count
 # as having none, so that a rate can only be lower than what was asked for.
-_WITH_ETHERNET_HEADER: Final = frozenset({1, 772})
+_WITH_ETHERNET_HEADER: Final = frozenset({1, _LOOPBACK})
 _ETHERNET_HEADER_BYTES = 14
 _U32 = struct.Struct("=I")
 
@@ -54,28 +57,26 @@ class Outlets:
         self._netlink = netlink
         self._changes = RouteChanges()
 
-    def towards(self, destinations: Sequence[Endpoint], interface: int = 0) -> list[int | OSError]:
-        """The index of the interface that packets to each destination leave by.
+    def towards(self, hops: Sequence[Hop]) -> list[int | OSError]:
+        """The index of the interface that packets leave by.
 
         Args:
-            destinations: Where packets go.
-            interface: The one the socket is bound to, or 0.
+            hops: Where they go; each costs a question, so none should be among them twice.
 
         Returns:
-            For each destination the interface, or why there is none.
+            For each hop the interface, or why there is none.
 
         Raises:
             OSError: The kernel could not be asked.
         """
         questions = []
-        for destination in destinations:
-            packed = destination.unmapped().packed
+        for hop in hops:
+            packed = hop.packed.removeprefix(MAPPED_PREFIX)
             family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
             question = ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
             question += attribute(RTA_DST, packed)
-            via = destination.scope_id or interface
-            if via:
-                question += attribute(RTA_OIF, _U32.pack(via))
+            if hop.interface:
+                question += attribute(RTA_OIF, _U32.pack(hop.interface))
             questions.append(question)
         answers = self._netlink.ask_each(RTM_GETROUTE, questions)
         return [
@@ -99,7 +100,8 @@ class Outlets:
         link = to_link(answer)
         has_header = link.hardware in _WITH_ETHERNET_HEADER
         header_bytes = _ETHERNET_HEADER_BYTES if has_header else 0
-        return Outlet(interface, link.name, link.mtu_bytes, header_bytes)
+        is_loopback = link.hardware == _LOOPBACK
+        return Outlet(interface, link.name, link.mtu_bytes, header_bytes, is_loopback)
 
     def have_changed(self) -> bool:
         """Have links, addresses or routes changed since the last question?

@@ -29,7 +29,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openqwave.drivers.closing import close_safely, close_socket, is_jammed
 from openqwave.drivers.holders import Rounds, Sought, is_held, search_process
@@ -39,6 +39,7 @@ from openqwave.drivers.sockets import (
     SocketLike,
     ask_socket,
     describe_socket,
+    interface_of,
     namespace_of,
     read_cookie,
 )
@@ -89,8 +90,10 @@ def _describe(sock: socket.socket) -> SocketFacts | Refusal:
     facts = describe_socket(sock)
     if isinstance(facts, Refusal) or facts.peer is None:
         return facts
-    # The application may be in another network namespace than this process.
-    return SocketFacts(facts.cookie, facts.transport, facts.version, facts.peer, namespace_of(sock))
+    # The application may be in another network namespace than this process. And rates are held
+    # where packets leave, which the destination alone does not say of a socket that is bound.
+    namespace, interface = namespace_of(sock), interface_of(sock)
+    return replace(facts, namespace=namespace, interface=interface)
 
 
 class ReachableSockets:

@@ -107,6 +107,11 @@ def namespace_of(sock: socket.socket) -> int:
     return int.from_bytes(cookie, sys.byteorder)
 
 
+def interface_of(sock: socket.socket) -> int:
+    """The index of the interface that the socket is bound to; 0 for none."""
+    return sock.getsockopt(_SOCKET, SO_BINDTOIFINDEX)
+
+
 def own_namespace() -> int:
     """The same name of the calling thread's network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -143,7 +148,7 @@ def describe_socket(sock: socket.socket) -> SocketFacts | Refusal:
     peer = _peer_of(sock, version)
     if peer is not None:
         return SocketFacts(read_cookie(sock), transport, version, peer)
-    interface = ask(_SOCKET, SO_BINDTOIFINDEX)
+    interface = interface_of(sock)
     if transport is Transport.TCP and ask(_SOCKET, socket.SO_ACCEPTCONN):
         # What it accepts would inherit its options, and nobody would give them back.
         return Refusal(

@@ -7,12 +7,41 @@ linux/pkt_sched.h.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 from openqwave.model.value import value
+
+if TYPE_CHECKING:
+    from openqwave.model.endpoint import Endpoint
 
 # TC_H_ROOT: the parent of an interface's root queue.
 ROOT_PARENT = 0xFFFF_FFFF
 # TC_H_MAJ_MASK: a queue's own number within a handle.
 MAJOR_MASK = 0xFFFF_0000
+
+
+class Hop(NamedTuple):
+    """What decides which interface a packet leaves by, as far as a plan tells.
+
+    A tuple, because a flow of thousands of destinations hashes each of them.
+
+    Attributes:
+        packed: The host's address, as in `Endpoint`.
+        interface: The index of the one that the packet has to leave by; 0 for what routes say.
+    """
+
+    packed: bytes
+    interface: int
+
+
+def hop_to(destination: Endpoint, bound: int = 0) -> Hop:
+    """The hop towards a destination.
+
+    Args:
+        destination: Where packets go; one with a scope has its interface.
+        bound: The index of the interface that the socket is bound to; 0 for none.
+    """
+    return Hop(destination.packed, destination.scope_id or bound)
 
 
 @value
@@ -24,12 +53,14 @@ class Outlet:
         name: Its name.
         mtu_bytes: The largest IP packet.
         header_bytes: What queues count of a packet besides IP: the link header.
+        is_loopback: Whether all that leaves by it goes to this host.
     """
 
     index: int
     name: str
     mtu_bytes: int
     header_bytes: int
+    is_loopback: bool = False
 
 
 @value

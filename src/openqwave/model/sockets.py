@@ -23,8 +23,9 @@ class SocketFacts:
         peer: What it is connected to, as the socket says it (perhaps IPv4-mapped).
         namespace: The kernel's name for its network namespace; 0 where it has none.
         interface: Index of the interface it is bound to, or 0. Both are asked only for a
-            socket without a peer: a connected one has its route. Where sockets may be of
-            other namespaces than their reader's, the first is asked for always.
+            socket without a peer: a connected one has its route. The service asks for both
+            always: sockets may be of other namespaces than its own, and it holds flows to
+            rates where their packets leave.
     """
 
     cookie: int

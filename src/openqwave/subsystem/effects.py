@@ -50,12 +50,14 @@ class SocketPlan:
         shares: The flows that it is in, oldest first.
         transport: Its protocol; None where nothing is wanted of it any more.
         namespace: The kernel's name for its network namespace; 0 where that is not known.
+        interface: Index of the interface that it is bound to; 0 for none.
     """
 
     cookie: int
     shares: tuple[Share, ...]
     transport: Transport | None = None
     namespace: int = 0
+    interface: int = 0
 
 
 @value

@@ -41,16 +41,18 @@ class _Socket:
     Attributes:
         transport: Its protocol.
         namespace: The kernel's name for its network namespace; 0 where that is not known.
+        interface: Index of the interface that it was bound to at the newest call; 0 for none.
         flows: The flows that it is in, by id, oldest first.
     """
 
     transport: Transport
     namespace: int
+    interface: int
     flows: dict[int, Flow]
 
     def copy(self) -> _Socket:
         """The same flows, for the day when a change is undone."""
-        return _Socket(self.transport, self.namespace, self.flows.copy())
+        return _Socket(self.transport, self.namespace, self.interface, self.flows.copy())
 
 
 # Ids of ended flows are a fifth of a process's list at most, and a few: making it anew then costs
@@ -221,7 +223,8 @@ class Registry:
             flow.sockets[cookie] = {}
             socket = self._sockets.get(cookie)
             if socket is None:
-                socket = self._sockets[cookie] = _Socket(facts.transport, facts.namespace, {})
+                socket = _Socket(facts.transport, facts.namespace, facts.interface, {})
+                self._sockets[cookie] = socket
             socket.flows[flow.flow_id] = flow
         if flow.is_adaptive and flow.host is None:
             flow.host = destination.host()
@@ -229,6 +232,14 @@ class Registry:
         flow.sockets[cookie][destination] = facts.transport
         self._holdings[flow.owner].destinations += 1
         self.journal.append(lambda: self._drop(flow, cookie, destination))
+        self._note_interface(self._sockets[cookie], facts.interface)
+
+    def _note_interface(self, socket: _Socket, interface: int) -> None:
+        """Learn that a socket is bound to another interface than before."""
+        before = socket.interface
+        if interface != before:
+            socket.interface = interface
+            self.journal.append(lambda: setattr(socket, "interface", before))
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
         """Remove a pair from a flow, which may be left empty."""
@@ -308,7 +319,9 @@ class Registry:
         for flow in socket.flows.values():
             destinations = tuple(flow.sockets[cookie])
             shares.append(Share(flow.flow_id, flow.treatment, len(flow.sockets), destinations))
-        return SocketPlan(cookie, tuple(shares), socket.transport, socket.namespace)
+        return SocketPlan(
+            cookie, tuple(shares), socket.transport, socket.namespace, socket.interface
+        )
 
     def _insert(self, flow: Flow) -> None:
         self.flows[flow.flow_id] = flow

@@ -35,9 +35,10 @@ from openqwave.enforcement.bpf.ways import (
     Flow,
     Ways,
     as_asked,
+    changed_hops,
     differing,
     explained,
-    together,
+    moves,
 )
 from openqwave.enforcement.shaping.queues import DepartureTimes
 from openqwave.enforcement.shaping.shapers import Leaf
@@ -140,10 +141,11 @@ class DataPlane:
                     if refusal is not None:
                         return refusal
             if plan.transport is Transport.TCP and len(slots) == 1:
-                wanted = Ways(slots[0], {})
+                wanted = Ways(slots[0], {}, plan.shares[0].destinations, plan.interface)
             else:
                 each = zip(slots, plan.shares, strict=True)
-                wanted = Ways(None, {slot: share.destinations for slot, share in each})
+                ends = {slot: share.destinations for slot, share in each}
+                wanted = Ways(None, ends, interface=plan.interface if ends else 0)
             if wanted != self._ways.get(plan.cookie, NOWHERE):
                 self._lead(plan.cookie, wanted, undo)
         return None
@@ -182,19 +184,20 @@ class DataPlane:
         A flow that only has fewer destinations is no reason to refuse, whatever became of the
         queues: what `reconcile` says of them holds, also that they hold it to nothing.
         """
-        sockets = dict(flow.sockets)
-        for plan in plans:
-            sockets.pop(plan.cookie, None)
-            for share in plan.shares:
-                if share.flow_id == flow.flow_id:
-                    sockets[plan.cookie] = share.destinations
-        before, ends, after = flow.treatment, together(flow.sockets), together(sockets)
-        if before is None or before.rate_bps is None or not flow.is_delayed:
+        new, lost = changed_hops(flow, plans, self._ways)
+        before = flow.treatment
+        rate_bps = None if before is None or not flow.is_delayed else before.rate_bps
+        if flow.shaped is not None and rate_bps == treatment.rate_bps and not new and not lost:
+            # One more port of thousands of a host is no look at each.
+            return flow.shaped
+        hops = tuple(flow.hops)
+        if rate_bps is None:
             undo.append(partial(self._shapers.end, flow.flow_id))
         else:
-            undo.append(partial(self._shapers.grant, flow.flow_id, before.rate_bps, ends))
+            undo.append(partial(self._shapers.grant, flow.flow_id, rate_bps, hops))
+        after = [hop for hop in hops if hop not in lost] + new
         outcome = self._shapers.grant(flow.flow_id, treatment.rate_bps or 0, after)
-        if isinstance(outcome, Refusal) and treatment == before and set(after) <= set(ends):
+        if isinstance(outcome, Refusal) and treatment == before and not new:
             return flow.shaped
         return outcome
 
@@ -205,7 +208,7 @@ class DataPlane:
         for flow in map(self._flows.get, self._narrowed):
             if flow is not None and flow.sockets and flow.is_delayed and flow.treatment is not None:
                 rate_bps = flow.treatment.rate_bps or 0
-                self._shapers.grant(flow.flow_id, rate_bps, together(flow.sockets))
+                self._shapers.grant(flow.flow_id, rate_bps, tuple(flow.hops))
 
     def _write(self, flow: Flow, treatment: Treatment, shaped: Shaped | None) -> None:
         match shaped:
@@ -257,16 +260,22 @@ class DataPlane:
 
     def _note(self, cookie: int, before: Ways, after: Ways) -> None:
         """Remember what leads where."""
+        # What is undone may not have been noted.
+        held = self._ways.get(cookie, NOWHERE)
+        for slot in held.slots() | after.slots():
+            ends = after.ends(slot)
+            moved = moves(held.ends(slot), held.interface, ends, after.interface)
+            self._of_slot[slot].count(moved)
         if after.slots():
             self._ways[cookie] = after
         else:
             self._ways.pop(cookie, None)
         for slot in before.slots() - after.slots():
             flow = self._of_slot[slot]
-            flow.sockets.pop(cookie, None)
+            flow.sockets.discard(cookie)
             (self._narrowed if flow.sockets else self._idle).add(flow.flow_id)
         for slot in after.slots():
-            self._of_slot[slot].sockets[cookie] = after.destinations.get(slot, ())
+            self._of_slot[slot].sockets.add(cookie)
 
     def _free_idle(self) -> None:
         """Free the slots of flows to which no socket leads."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from openqwave.enforcement.shaping.queues import DepartureTimes
 from openqwave.enforcement.shaping.shapers import Leaf
 from openqwave.model.flow import UNTOUCHED, Treatment
+from openqwave.model.queues import hop_to
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from openqwave.enforcement.shaping.shapers import Shaped
     from openqwave.model.endpoint import Endpoint
+    from openqwave.model.queues import Hop
+    from openqwave.subsystem.effects import SocketPlan
 
 _MARKS: Final = "a program at the exits of interfaces marks by socket and destination"
 COUNTS: Final = "a program at the exits of interfaces counts, and changes nothing"
@@ -36,14 +39,22 @@ class Ways:
     Attributes:
         default: Where all goes that has no entry of its own; None for nowhere.
         destinations: By slot, the destinations whose packets go there.
+        peers: To whom it sends what goes where all goes.
+        interface: Index of the interface that it is bound to; 0 for none.
     """
 
     default: int | None
     destinations: Mapping[int, tuple[Endpoint, ...]]
+    peers: tuple[Endpoint, ...] = ()
+    interface: int = 0
 
     def slots(self) -> set[int]:
         """All that it leads to."""
         return set(self.destinations) if self.default is None else {self.default}
+
+    def ends(self, slot: int) -> tuple[Endpoint, ...]:
+        """To whom it sends what goes to a slot."""
+        return self.peers if self.default == slot else self.destinations.get(slot, ())
 
 
 NOWHERE: Final = Ways(None, {})
@@ -59,7 +70,8 @@ class Flow:
         treatment: What stands there; None for nothing yet.
         shaped: How the queues hold it to its rate; None where they do not.
         unshaped: Why they do not any more; empty where they do, or nobody wants it.
-        sockets: By the cookie of those that lead there, to whom they send.
+        sockets: The cookies of those that lead there.
+        hops: Whereto they send, and how often it is named.
     """
 
     flow_id: int
@@ -67,7 +79,8 @@ class Flow:
     treatment: Treatment | None = None
     shaped: Shaped | None = None
     unshaped: str = ""
-    sockets: dict[int, tuple[Endpoint, ...]] = field(default_factory=dict)
+    sockets: set[int] = field(default_factory=set)
+    hops: dict[Hop, int] = field(default_factory=dict)
 
     @property
     def is_delayed(self) -> bool:
@@ -75,10 +88,57 @@ class Flow:
         wanted = self.treatment or UNTOUCHED
         return wanted.rate_bps is not None and not wanted.excess_is_remarked
 
+    def count(self, moves: Mapping[Hop, int]) -> None:
+        """Note by how much more, or less, hops are named."""
+        for hop, more in moves.items():
+            named = self.hops.get(hop, 0) + more
+            if named:
+                self.hops[hop] = named
+            else:
+                self.hops.pop(hop, None)
 
-def together(sockets: Mapping[int, tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
-    """All destinations, each once."""
-    return tuple({end: None for ends in sockets.values() for end in ends})
+
+def moves(
+    ends: tuple[Endpoint, ...], bound: int, others: tuple[Endpoint, ...], other_bound: int
+) -> dict[Hop, int]:
+    """By how much more, or less, hops are named after one socket's destinations have changed.
+
+    Args:
+        ends: To whom it sends.
+        bound: The interface that it is bound to; 0 for none.
+        others: To whom it is to send.
+        other_bound: The interface that it is bound to then.
+    """
+    gone, new = ends, others
+    if bound == other_bound:
+        gone, new = _middles(ends, others)
+    counts: dict[Hop, int] = {}
+    for changed, interface, step in ((gone, bound, -1), (new, other_bound, 1)):
+        for end in changed:
+            hop = hop_to(end, interface)
+            counts[hop] = counts.get(hop, 0) + step
+    return counts
+
+
+def changed_hops(
+    flow: Flow, plans: tuple[SocketPlan, ...], held: Mapping[int, Ways]
+) -> tuple[list[Hop], set[Hop]]:
+    """The hops that a flow comes to have by some plans, and those that it loses.
+
+    Args:
+        flow: As it is before.
+        plans: Of sockets that are in it, or others.
+        held: What leads from sockets before, by cookie.
+    """
+    named: dict[Hop, int] = {}
+    for plan in plans:
+        ways = held.get(plan.cookie, NOWHERE)
+        mine = (each.destinations for each in plan.shares if each.flow_id == flow.flow_id)
+        moved = moves(ways.ends(flow.slot), ways.interface, next(mine, ()), plan.interface)
+        for hop, more in moved.items():
+            named[hop] = named.get(hop, flow.hops.get(hop, 0)) + more
+    new = [hop for hop, count in named.items() if count and hop not in flow.hops]
+    return new, {hop for hop, count in named.items() if not count and hop in flow.hops}
 
 
 def differing(one: Ways, other: Ways) -> dict[Endpoint, int]:
@@ -90,16 +150,21 @@ def differing(one: Ways, other: Ways) -> dict[Endpoint, int]:
     return {
         end: slot
         for slot, ends in one.destinations.items()
-        for end in _middle(ends, other.destinations.get(slot, ()))
+        for end in _middles(ends, other.destinations.get(slot, ()))[0]
     }
 
 
-def _middle(ends: tuple[Endpoint, ...], others: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-    """What is between the common beginning of two lists and their common end."""
+def _middles(
+    ends: tuple[Endpoint, ...], others: tuple[Endpoint, ...]
+) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]:
+    """What either list has between their common beginning and their common end."""
     shorter = min(len(ends), len(others))
+    if ends[:shorter] == others[:shorter]:
+        # The usual change, one more at the end, is found without a step of Python's for each.
+        return ends[shorter:], others[shorter:]
     first = _length_alike(ends, others)
     last = min(_length_alike(reversed(ends), reversed(others)), shorter - first)
-    return ends[first : len(ends) - last]
+    return ends[first : len(ends) - last], others[first : len(others) - last]
 
 
 def _length_alike(one: Iterable[Endpoint], other: Iterable[Endpoint]) -> int:

@@ -31,14 +31,14 @@ from openqwave.enforcement.shaping.queues import (
     means_of,
 )
 from openqwave.model.codes import ErrorCode
+from openqwave.model.endpoint import address_text
 from openqwave.model.errors import Refusal, refusal_of_os_error
 from openqwave.model.value import value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from openqwave.model.endpoint import Endpoint
-    from openqwave.model.queues import Outlet
+    from openqwave.model.queues import Hop, Outlet
 
 # What the kernel says of a leaf whose root has changed under it: no such queue, not of this kind,
 # no such interface.
@@ -65,10 +65,8 @@ Shaped: TypeAlias = DepartureTimes | Leaf
 class Ways(Protocol):
     """Tells where packets leave; see `openqwave.drivers.outlets`, also for the errors."""
 
-    def towards(
-        self, destinations: Sequence[Endpoint], interface: int = 0
-    ) -> Sequence[int | OSError]:
-        """The index of the interface that packets to each destination leave by."""
+    def towards(self, hops: Sequence[Hop]) -> Sequence[int | OSError]:
+        """The index of the interface that packets leave by, for each hop."""
 
     def outlet(self, interface: int) -> Outlet | None:
         """What is known of an interface; None if it is gone."""
@@ -87,14 +85,12 @@ class _Flow:
 
     Attributes:
         rate_bps: Its rate.
-        bound: The interface that its socket is bound to, or 0.
-        ways: The interface that each destination is reached by; `_NO_WAY` for none.
+        ways: The interface that packets to each hop leave by; `_NO_WAY` for none.
         outcome: What it got; None before it got anything.
     """
 
     rate_bps: int
-    bound: int
-    ways: dict[Endpoint, int] = field(default_factory=dict)
+    ways: dict[Hop, int] = field(default_factory=dict)
     outcome: Shaped | Refusal | None = None
 
 
@@ -117,13 +113,7 @@ class Shapers:
         # What interfaces were found or made to be able to do.
         self._known: dict[int, tuple[Outlet, Means]] = {}
 
-    def grant(
-        self,
-        flow_id: int,
-        rate_bps: int,
-        destinations: Collection[Endpoint],
-        interface: int = 0,
-    ) -> Shaped | Refusal:
+    def grant(self, flow_id: int, rate_bps: int, hops: Collection[Hop]) -> Shaped | Refusal:
         """Hold a flow to a rate from now on; for a flow that has one, change it.
 
         A refusal changes nothing: a flow that had a rate keeps it.
@@ -131,8 +121,7 @@ class Shapers:
         Args:
             flow_id: Whose.
             rate_bps: Bits per second of IP packets; above 0.
-            destinations: All that it sends to; at least one.
-            interface: The index of the one that its socket is bound to, or 0.
+            hops: All that its sockets send to, each once; at least one.
 
         Returns:
             What its packets are to be given; or ERROR_NOT_SUPPORTED where an interface on the way
@@ -143,14 +132,14 @@ class Shapers:
         if (
             old is not None
             and isinstance(old.outcome, DepartureTimes | Leaf)
-            and (old.rate_bps, old.bound) == (rate_bps, interface)
-            and old.ways.keys() == set(destinations)
+            and old.rate_bps == rate_bps
+            and old.ways.keys() == set(hops)
         ):
             return old.outcome
-        wanted = _Flow(rate_bps, interface)
-        if old is not None and old.bound == interface:
-            wanted.ways = {to: old.ways[to] for to in destinations if to in old.ways}
-        outcome = self._carry_out(flow_id, wanted, destinations)
+        wanted = _Flow(rate_bps)
+        if old is not None:
+            wanted.ways = {hop: old.ways[hop] for hop in hops if hop in old.ways}
+        outcome = self._carry_out(flow_id, wanted, hops)
         if not isinstance(outcome, Refusal):
             self._flows[flow_id] = wanted
         elif old is not None and isinstance(old.outcome, Leaf):
@@ -168,16 +157,14 @@ class Shapers:
         self._flows.pop(flow_id, None)
         self._leaves.free(flow_id)
 
-    def _carry_out(
-        self, flow_id: int, flow: _Flow, destinations: Collection[Endpoint]
-    ) -> Shaped | Refusal:
+    def _carry_out(self, flow_id: int, flow: _Flow, hops: Collection[Hop]) -> Shaped | Refusal:
         """Find a flow's ways and give it its rate there; the outcome is noted."""
-        refusal = self._find_ways(flow, destinations)
+        refusal = self._find_ways(flow, hops)
         flow.outcome = self._give(flow_id, flow) if refusal is None else refusal
         return flow.outcome
 
-    def _find_ways(self, flow: _Flow, destinations: Collection[Endpoint]) -> Refusal | None:
-        missing = [to for to in destinations if not flow.ways.get(to)]
+    def _find_ways(self, flow: _Flow, hops: Collection[Hop]) -> Refusal | None:
+        missing = [hop for hop in hops if not flow.ways.get(hop)]
         if not missing and not flow.ways:
             return Refusal(
                 ErrorCode.ERROR_NOT_SUPPORTED,
@@ -185,22 +172,23 @@ class Shapers:
                 "the socket is added",
             )
         try:
-            found = self._ways.towards(missing, flow.bound) if missing else ()
+            found = self._ways.towards(missing) if missing else ()
         except OSError as error:
             return refusal_of_os_error(error, "routes cannot be looked up")
-        for destination, way in zip(missing, found, strict=True):
+        for hop, way in zip(missing, found, strict=True):
             if isinstance(way, OSError):
+                address = address_text(hop.packed)
                 return Refusal(
                     ErrorCode.ERROR_HOST_UNREACHABLE,
-                    f"no route to {destination.address} ({way.strerror}): see that the host has "
-                    f"one (ip route get {destination.address})",
+                    f"no route to {address} ({way.strerror}): see that the host has one (ip route "
+                    f"get {address})",
                 )
-            flow.ways[destination] = way
+            flow.ways[hop] = way
         return None
 
     def _find_ways_anew(self, flow: _Flow) -> Refusal | None:
         """Find out by which interfaces a flow leaves now."""
-        # Which destinations there are must not be forgotten with their ways.
+        # Which hops there are must not be forgotten with their ways.
         flow.ways = dict.fromkeys(flow.ways, _NO_WAY)
         return self._find_ways(flow, tuple(flow.ways))
 
