@@ -12,6 +12,7 @@ import pytest
 import openqwave as qw
 from openqwave.lab.capture import Capture, Direction
 from openqwave.lab.topology import Lab
+from tests.kernel.backend_stage import tc
 from tests.kernel.data_plane_stage import PATIENCE_S, open_socket, serving
 from tests.kernel.shaping_stage import rate_bps
 
@@ -62,3 +63,20 @@ def test_a_socket_that_is_bound_to_an_interface(
     assert {packet.dscp for packet in seen} == {VOICE_DSCP}
     # A busy machine may be late, and early by no more than a timer's grain.
     assert 0.1 * RATE_BPS < rate_bps(seen) < 1.1 * RATE_BPS
+
+
+def test_loopback_is_given_no_queue(ground: tuple[Host, Host, str, Qwaved]) -> None:
+    left, _, _, service = ground
+    with open_socket(left) as sock, service.open() as qos:
+        # The own address is reached by loopback, too.
+        for address in ("127.0.0.1", left.interfaces[0].ipv4):
+            flow = qos.add_socket(
+                sock, (address, PORT), traffic_type=qw.TrafficType.VOICE, adaptive=False
+            )
+            with pytest.raises(qw.NotSupported, match="to this host itself"):
+                flow.set_rate(RATE_BPS, shaping=qw.Shaping.SHAPE_AND_MARK)
+            # What needs no queue is there as elsewhere.
+            flow.set_rate(RATE_BPS, shaping=qw.Shaping.USE_NON_CONFORMANT_MARKINGS)
+            flow.close()
+    with left.enter():
+        assert "noqueue" in tc("qdisc", "show", "dev", "lo")

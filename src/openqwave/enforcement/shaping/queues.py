@@ -14,7 +14,8 @@ a program wants it so. That is used if it is fq, and is never replaced.
 **What installing costs.** The kernel stops the interface for an instant: what waits in the default
 queue is lost, and so is what is sent in that moment. Taking ours away does the same. A pool passes
 other traffic in order of arrival, without the fairness or the bands of the default. So it takes
-the administrator's word, interface by interface.
+the administrator's word, interface by interface. Loopback is left as it is, whatever that word:
+what the host's own programs tell each other is not to wait for a flow that has a rate.
 """
 
 from __future__ import annotations
@@ -148,7 +149,9 @@ class InterfaceQueues:
             not be replaced, or the kernel has no queue that could; ERROR_ACCESS_DENIED without
             CAP_NET_ADMIN.
         """
-        is_allowed = self._may_install is None or outlet.name in self._may_install
+        is_allowed = not outlet.is_loopback and (
+            self._may_install is None or outlet.name in self._may_install
+        )
         try:
             for _ in range(_TRIES):
                 queues = self._driver.queues(outlet.index)
@@ -211,7 +214,12 @@ def _refusal(outlet: Outlet, queues: Sequence[Queue]) -> Refusal:
     name = outlet.name
     root = next((queue for queue in queues if queue.is_root), None)
     cure = f"run fq there (tc qdisc replace dev {name} root fq)"
-    if root is not None and root.handle:
+    if outlet.is_loopback:
+        detail = (
+            f"the flow goes to this host itself, and {name} is given no queue that could hold it "
+            f"back: leave it without a rate, or {cure}"
+        )
+    elif root is not None and root.handle:
         detail = (
             f"{name} has a root queue that somebody set up, {root.kind} {root.handle >> 16:x}:, "
             f"which cannot hold back a flow and is not replaced: {cure}, or take it away"
