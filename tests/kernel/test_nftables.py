@@ -404,6 +404,26 @@ def test_what_does_not_fit_in_one_transaction_is_refused_whole(
     assert marks.observe() == {cookie: Treatment(8, 1)}
 
 
+def test_what_goes_need_not_fit_in_one_transaction(
+    pair: tuple[Host, Host], known: Known, marks: NftMarks
+) -> None:
+    left, right = pair
+    _, cookie = udp(left, known)
+    peers = [(right.ipv4, port) for port in range(1_000, 6_000)]
+    applied(marks, plan(cookie, share(1, Treatment(40, 5), *peers), share(2, Treatment(8, 1))))
+    # What a socket may send at once where nobody may have more: 208 KiB, by half of it.
+    room = marks._table.kernel._socket  # noqa: SLF001
+    room.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)
+    applied(marks, plan(cookie, share(1, Treatment(40, 5), *peers[:2])))
+    assert len(marks.observe()) == 1
+    listed = left.run(nft, "list", "map", "inet", "openqwave", "udp4_any")
+    assert listed.count(right.ipv4) == 2
+    # Nobody has done anything to the table that is not known.
+    assert marks._table.is_whole(marks._claims.elements())  # noqa: SLF001
+    applied(marks, SocketPlan(cookie, ()))
+    assert "elements" not in left.run(nft, "list", "map", "inet", "openqwave", "udp4_any")
+
+
 def test_closed_sockets_are_told_and_their_elements_gone(
     pair: tuple[Host, Host], known: Known, marks: NftMarks
 ) -> None:

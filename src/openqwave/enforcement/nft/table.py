@@ -2,7 +2,8 @@
 
 **All or nothing.** Elements change in one transaction of the kernel's: packets see all of it or
 nothing of it. Maps and chains that it needs are made before, in one of nft's; alone they do
-nothing.
+nothing. What only goes must go, however little a message may hold, or it would mark whoever has the
+port next; so many of those are taken away by several.
 
 **Others' hands.** A reload of a firewall may flush the tables of everybody, ours too. Each
 transaction of anybody moves the generation of the namespace's tables by one; so counting the own
@@ -34,7 +35,7 @@ from openqwave.enforcement.nft.elements import (
     table_facts,
 )
 from openqwave.enforcement.nft.library import Nft
-from openqwave.enforcement.nft.netlink import Netfilter
+from openqwave.enforcement.nft.netlink import DELETE_ELEMENT, Netfilter
 from openqwave.enforcement.nft.ruleset import (
     COMMENT_BEGIN,
     TABLE,
@@ -46,9 +47,9 @@ from openqwave.enforcement.nft.ruleset import (
 
 # What the kernel says when the tables are not as was thought.
 CHANGED: Final = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY})
-# Elements put back in one transaction: 150 bytes each, within the 208 KiB that a socket may send
-# at once where its owner may not have more.
-_PUT_BACK_AT_ONCE: Final = 1_000
+# Elements put back, or taken away, in one transaction: 150 bytes each at most, within the 208 KiB
+# that a socket may send at once where its owner may not have more.
+_AT_ONCE: Final = 1_000
 
 
 class ForeignTable(Exception):
@@ -139,13 +140,17 @@ class OwnTable:
             self._rules = list_rules(self.kernel)
 
     def change(self, messages: list[Message]) -> None:
-        """Carry out one transaction of elements.
+        """Carry out one transaction of elements; several of those that only take many away.
 
         Raises:
-            OSError: All is as before; one of `CHANGED` when others were at the table.
+            OSError: All is as before, but that some of those may be gone; one of `CHANGED` when
+                others were at the table.
         """
-        self.kernel.change(messages)
-        self._count()
+        only_takes = all(number == DELETE_ELEMENT for number, _ in messages)
+        size = _AT_ONCE if only_takes else len(messages)
+        for at in range(0, len(messages), size):
+            self.kernel.change(messages[at : at + size])
+            self._count()
 
     def is_whole(self, elements: Iterable[tuple[Place, Element]]) -> bool:
         """Is everything as it was made?
@@ -198,7 +203,7 @@ class OwnTable:
         self._made = set(self._choices)
         made = table_facts(self.kernel)
         left = iter(elements)
-        while some := list(itertools.islice(left, _PUT_BACK_AT_ONCE)):
+        while some := list(itertools.islice(left, _AT_ONCE)):
             self.change([putting(place, element) for place, element in some])
         self._rules = list_rules(self.kernel)
         self._handle = None if made is None else made.handle
