@@ -26,6 +26,8 @@ from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.service import config, settings
 from openqwave.service.config import MAX_FILE_BYTES, Config, ConfigError, load, parse
+from openqwave.service.metrics.places import Place as Spot
+from openqwave.service.metrics.places import Wanted
 from openqwave.service.server import ServerLimits
 from openqwave.service.toml_lines import DEEPEST, Place, line_of, line_of_depth, places_of
 
@@ -61,6 +63,7 @@ def test_the_defaults_are_those_of_what_they_configure() -> None:
     assert Config().server_limits == ServerLimits()
     assert Config().sink == SinkLimits()
     assert Config().enforcement == Wishes()
+    assert Config().metrics is None
     assert Config().path is None
 
 
@@ -108,6 +111,11 @@ def test_everything_can_be_said() -> None:
         sessions_per_peer = 12
         datagrams_per_s = 13
         peer_datagrams_per_s = 14
+
+        [metrics]
+        listen = "[::]:9177"
+        beyond_this_host = true
+        paths = 0
         """
     )
     assert found == Config(
@@ -145,6 +153,7 @@ def test_everything_can_be_said() -> None:
             datagrams_per_s=13,
             peer_datagrams_per_s=14,
         ),
+        metrics=Wanted(Spot(address="::", port=9177), paths=0),
         socket="/run/q.sock",
         state_directory="/srv/q",
         log_level=logging.DEBUG,
@@ -257,6 +266,16 @@ def test_the_pages_example_is_good() -> None:
             'has to be "auto" or "bpf" or "nftables" or "socket',
         ),
         ("[enforcement]\nmost_flows = 0", 2, "enforcement.most_flows is 0 and has to be a whole"),
+        ("[metrics]\nlisten = 9177", 2, "metrics.listen is 9177 and has to be an address"),
+        ("[metrics]\nlisten = '9177'", 2, 'is "9177" and has to be an address with a port, as "'),
+        ("[metrics]\nlisten = '::1:9177'", 2, 'has to be an address with a port, as "127.0.0.1'),
+        ("[metrics]\nlisten = 'localhost:9177'", 2, "has to be an address with a port"),
+        ("[metrics]\nlisten = '127.0.0.1:65536'", 2, "has to be an address with a port"),
+        ("[metrics]\nlisten = '127.0.0.1:0'", 2, "has to be an address with a port"),
+        ("[metrics]\nlisten = ''", 2, "has to be an address with a port"),
+        (f"[metrics]\nlisten = '/{'ü' * 60}'", 2, "has to be an absolute path of at most 107 byt"),
+        ("[metrics]\nlisten = '0.0.0.0:9177'", 2, "where other hosts may ask; nobody is asked"),
+        ("[metrics]\npaths = 1001", 2, "metrics.paths is 1001 and has to be a whole number from"),
         ("[enforcement]\nqueues = true", 2, 'is true and has to be "install" or "keep"'),
         ("[enforcement]\ninterfaces = 'eth0'", 2, "a list, each of which is the name of an int"),
         ("[enforcement]\ninterfaces = ['eth0', 'a/b']", 2, 'interfaces #2 is "a/b" and has to be'),

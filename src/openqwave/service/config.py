@@ -31,6 +31,7 @@ from openqwave.service.documents import (
 )
 from openqwave.service.documents import read_file as _read_file
 from openqwave.service.merging import merged
+from openqwave.service.metrics.places import NOWHERE, Wanted, place_of
 from openqwave.service.policyfiles import (
     POLICY_DIRECTORY,
     check_config,
@@ -82,6 +83,7 @@ class Config:
         server_limits: What clients may cost.
         enforcement: Which mechanisms carry out what flows get.
         sink: What the sink grants; None where there is to be none.
+        metrics: Where collectors get numbers; None for nowhere.
         socket: Where clients find the service.
         state_directory: Where paths are remembered.
         log_level: From which level on messages are logged (`logging`).
@@ -94,6 +96,7 @@ class Config:
     server_limits: ServerLimits = field(default_factory=ServerLimits)
     enforcement: Wishes = field(default_factory=Wishes)
     sink: SinkLimits | None = field(default_factory=SinkLimits)
+    metrics: Wanted | None = None
     socket: str = settings.Service().socket
     state_directory: str = settings.Service().state_directory
     log_level: int = _LEVELS[settings.Service().log_level]
@@ -180,6 +183,7 @@ def _config(documents: Sequence[Document], path: Path | None) -> Config:
         server_limits=ServerLimits(**_given(limits, "connections", "connections_per_user")),
         enforcement=_enforcement(read_settings.enforcement),
         sink=SinkLimits(**_given(sink, *_SINK_LIMITS)) if sink.enabled else None,
+        metrics=_metrics(read_settings.metrics),
         socket=service.socket,
         state_directory=service.state_directory,
         log_level=_LEVELS[service.log_level],
@@ -188,6 +192,13 @@ def _config(documents: Sequence[Document], path: Path | None) -> Config:
         profile=read_settings.marks.profile or DEFAULT_PROFILE,
         origins=whole.origins,
     )
+
+
+def _metrics(read_metrics: settings.Metrics) -> Wanted | None:
+    listen = read_metrics.listen
+    if listen is None or listen == NOWHERE:
+        return None
+    return Wanted(place_of(listen), **_given(read_metrics, "paths"))
 
 
 def _enforcement(read_enforcement: settings.Enforcement) -> Wishes:

@@ -33,6 +33,9 @@ from openqwave.service.activation import Listeners, listeners_for
 from openqwave.service.config import DEFAULT_PATH, Config, ConfigError, load
 from openqwave.service.estimates import EstimateStore
 from openqwave.service.kernel import Kernel
+from openqwave.service.metrics.applying import CountedBackend
+from openqwave.service.metrics.collecting import Sources
+from openqwave.service.metrics.serving import Metrics
 from openqwave.service.notify import Notifier
 from openqwave.service.policyfiles import POLICY_DIRECTORY
 from openqwave.service.recovery import recover, retry
@@ -169,10 +172,11 @@ class Daemon:
         options = SocketOptions(self._directory, Links(), self._journal)
         self._kernel = Kernel(config.enforcement, options, self._directory)
         self._store = EstimateStore(Path(config.state_directory) / "paths.sqlite3")
+        applying = CountedBackend(self._kernel.chosen)
         self.runtime = Runtime(
             config.policy,
             self._directory,
-            self._kernel.chosen,
+            applying,
             first_flow_id=_FIRST_FLOW_ID,
             memory=self._store,
         )
@@ -190,6 +194,9 @@ class Daemon:
         )
         self._kernel.watch(self.server)
         self._showing = showing
+        self._metrics = Metrics(
+            Sources(version("openqwave"), self.runtime, self.server, self._kernel, applying)
+        )
         self._notifier = Notifier()
 
     def serve(self, config_file: Path | None, policy: Path | None = None) -> None:
@@ -213,6 +220,7 @@ class Daemon:
         }
         try:
             self._serve_sink()
+            self._metrics.obey(self.config.metrics)
             _log.info("listening at %s", self.listeners.path)
             self._notifier.ready(f"listening at {self.listeners.path}")
             self.server.run(self._tick, self._settle_debts)
@@ -238,12 +246,14 @@ class Daemon:
             logging.getLogger("openqwave").setLevel(config.log_level)
             self._kernel.tell_what_waits(config.enforcement)
             self._serve_sink()
+            self._metrics.obey(config.metrics)
             _log.info("the configuration was read again")
             _tell_of_rules(config)
         self._notifier.ready(f"listening at {self.listeners.path}")
 
     def close(self) -> None:
         """Give everything back; harmless if done already."""
+        self._metrics.close()
         self.server.close()
         self._showing.close()
         self.runtime.close()
@@ -258,6 +268,7 @@ class Daemon:
         # What the kernel tells late: TCP that had something left to send.
         self.runtime.drop_closed()
         self._kernel.look_again(self.server)
+        self._metrics.tick()
 
     def _settle_debts(self) -> bool:
         """Give back what could not be given back in time; whether to go on soon."""

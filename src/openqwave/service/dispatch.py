@@ -157,3 +157,8 @@ def call(session: Session, message: ms.Request, sock: SocketLike) -> Outcome:
 def is_call(message: ms.Request) -> bool:
     """Is it a call on a session?"""
     return type(message) in _CALLS
+
+
+def name_of(message: ms.Request) -> str:
+    """What the protocol calls a request: its `type`."""
+    return str(message.__struct_config__.tag)

@@ -41,6 +41,7 @@ from openqwave.model.flow import Transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from openqwave.enforcement.bpf.totals import Totals
     from openqwave.enforcement.choice import Chosen
     from openqwave.enforcement.socket_options import SocketOptions, Sockets
     from openqwave.enforcement.wishes import Wishes
@@ -66,6 +67,7 @@ class Kernel:
 
     Attributes:
         chosen: What carries out plans.
+        failures: How often what others changed could not be brought back.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Kernel:
         self._nft: NftMarks | None = None
         self._due_s = self._rested_s = 0.0
         self._trouble = ""
+        self.failures = 0
         self._told: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             self._netlink = stack.enter_context(Netlink(socket.NETLINK_ROUTE))
@@ -192,6 +195,7 @@ class Kernel:
             server.runtime.look(lambda _: reconcile())
         except (OSError, ForeignTable) as error:
             trouble = str(error)
+            self.failures += 1
         if trouble and trouble != self._trouble:
             _log.warning("what is in the kernel could not be brought back: %s", trouble)
         self._trouble = trouble
@@ -208,6 +212,18 @@ class Kernel:
             if self._told.get(name) != words:
                 _log.warning("%s", words)
         self._told = told
+
+    # -- for numbers, by any thread ---------------------------------------------------
+
+    @property
+    def totals(self) -> Totals | None:
+        """What the program has counted, to be read under the runtime's lock; None without one."""
+        return None if self._presence is None else self._presence.table.totals
+
+    @property
+    def unserved_count(self) -> int:
+        """At how many interfaces the program could not be when that was last looked at."""
+        return len(self._told)
 
     # -- for people -------------------------------------------------------------------
 

@@ -16,10 +16,10 @@ import contextlib
 import errno
 import logging
 import socket
+import time
 from typing import TYPE_CHECKING, Final
 
-from openqwave.drivers.closing import close_safely
-from openqwave.drivers.passing import LentSocket, descriptors_in
+from openqwave.drivers.passing import descriptors_in
 from openqwave.drivers.processes import peer_ids
 from openqwave.drivers.sockets import own_namespace
 from openqwave.ipc import messages as ms
@@ -30,12 +30,14 @@ from openqwave.model.errors import Refusal
 from openqwave.runtime.pending import Pending
 from openqwave.runtime.session import Session
 from openqwave.service.access import credentials_of, identify
-from openqwave.service.dispatch import NO_SOCKET, call, is_call
+from openqwave.service.brought import close_all, let_go, sockets_of
+from openqwave.service.dispatch import NO_SOCKET, call, is_call, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from openqwave.admission.rights import Credentials
+    from openqwave.drivers.passing import LentSocket
     from openqwave.drivers.processes import Process
     from openqwave.runtime.pending import Result
     from openqwave.service.access import Identity
@@ -49,6 +51,8 @@ _DESCRIPTOR_SPACE: Final = socket.CMSG_SPACE(ms.MAX_DESCRIPTORS * array.array("i
 _READ_FLAGS: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 # A number: what is combined with a flag of Python's becomes one, which takes long.
 _CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
+_clock_ns: Final = time.perf_counter_ns
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
@@ -106,6 +110,8 @@ class Peer:
         self._identity: Identity | None = None
         self._credentials: Credentials | None = None
         self._pending: dict[int, Pending] = {}
+        # What requests that are pending are called.
+        self._kinds: dict[int, str] = {}
         self._kept: dict[int, list[LentSocket]] = {}
 
     # -- as the caller of its session -------------------------------------------------
@@ -163,7 +169,7 @@ class Peer:
             return
         descriptors = descriptors_in(ancillary) if ancillary else ()
         if not data:
-            _close_all(descriptors)
+            close_all(descriptors)
             if descriptors:
                 self._around.note("descriptors without a message", self, f"{len(descriptors)}")
             self.is_over = True
@@ -175,7 +181,7 @@ class Peer:
             self.write()
 
     def _take_events(self, descriptors: Sequence[int]) -> None:
-        sockets = self._sockets_of(descriptors) if descriptors else []
+        sockets = sockets_of(descriptors, self.process) if descriptors else []
         kept = False
         try:
             while (event := self._end.next_event()) is not None:
@@ -189,17 +195,7 @@ class Peer:
                         self.is_over = True
         finally:
             if sockets and not kept:
-                _let_go(sockets)
-
-    def _sockets_of(self, descriptors: Sequence[int]) -> list[LentSocket]:
-        """What was passed, as sockets; anything else is closed and counted."""
-        found: list[LentSocket] = []
-        for number in descriptors:
-            try:
-                found.append(LentSocket(number, self.process))
-            except OSError:
-                close_safely(number)
-        return found
+                let_go(sockets)
 
     def _open(self, hello: ms.Hello) -> None:
         try:
@@ -227,35 +223,41 @@ class Peer:
         session = self._session
         if session is None:
             raise RuntimeError("a request came before the handle")
+        kind, began_ns = name_of(request), _clock_ns()
         try:
             if is_call(request):
-                return self._call(session, request, sockets)
+                return self._call(session, kind, request, sockets)
             match request:
                 case ms.Cancel(id=request_id, request=which):
                     pending = self._pending.get(which)
                     refusal = session.cancel(0 if pending is None else pending.request_id)
                     self._around.tell_completed()
-                    self._answer(request_id, refusal)
+                    self._answer(request_id, kind, refusal)
                 case ms.EnumerateFlows(id=request_id, after=after):
                     found = session.enumerate_flows()
                     self._answer_with(
                         request_id,
+                        kind,
                         found if isinstance(found, Refusal) else flow_id_page(found, after),
                     )
                 case ms.Close(id=request_id):
-                    self._answer(request_id, session.close())
+                    self._answer(request_id, kind, session.close())
                     self._forget()
                     self.is_over = True
                 case _:
-                    self._answer_with(request.id, self._around.show(self, request))
+                    self._answer_with(request.id, kind, self._around.show(self, request))
         except Exception:  # noqa: BLE001 - logged with its traceback
             # One request that the service fails at must not end it for everybody.
             _log.exception("a request failed: %s", type(request).__name__)
             self._around.note("failed requests", self, type(request).__name__)
-            self._end.refuse(request.id, _BROKEN)
+            self._answer_with(request.id, kind, _BROKEN)
+        finally:
+            self._around.requests.took(kind, _clock_ns() - began_ns)
         return False
 
-    def _call(self, session: Session, request: ms.Request, sockets: list[LentSocket]) -> bool:
+    def _call(
+        self, session: Session, kind: str, request: ms.Request, sockets: list[LentSocket]
+    ) -> bool:
         sock: LentSocket | int = NO_SOCKET
         directory = self._around.directory
         names_socket = isinstance(request, ms.AddSocket) or (
@@ -275,8 +277,9 @@ class Peer:
         # What a call has ended is told before the call is answered.
         self._around.tell_completed()
         if not isinstance(result, Pending):
-            self._answer(request.id, result)
+            self._answer(request.id, kind, result)
             return False
+        self._kinds[request.id] = kind
         self._postpone(request.id, result)
         if not sockets:
             return False
@@ -292,15 +295,17 @@ class Peer:
             lambda future: self._around.complete(self, request_id, future.result())
         )
 
-    def _answer(self, request_id: int, result: Result) -> None:
+    def _answer(self, request_id: int, kind: str, result: Result) -> None:
         self._answer_with(
-            request_id, result if isinstance(result, Refusal) else value_to_json(result)
+            request_id, kind, result if isinstance(result, Refusal) else value_to_json(result)
         )
 
-    def _answer_with(self, request_id: int, answer: bytes | Refusal) -> None:
+    def _answer_with(self, request_id: int, kind: str, answer: bytes | Refusal) -> None:
         if isinstance(answer, Refusal):
+            self._around.requests.ended(kind, answer.code)
             self._end.refuse(request_id, answer)
         else:
+            self._around.requests.ended(kind, None)
             self._end.answer(request_id, answer)
 
     # -- what comes by itself -----------------------------------------------------------
@@ -308,12 +313,13 @@ class Peer:
     def complete(self, request_id: int, result: Result) -> None:
         """A pending request has its result."""
         self._pending.pop(request_id, None)
+        kind = self._kinds.pop(request_id, "")
         kept = self._kept.pop(request_id, None)
         if kept is not None:
             self._around.directory.take_back(kept)
-            _let_go(kept)
+            let_go(kept)
         if not self.is_over:
-            self._answer(request_id, result)
+            self._answer(request_id, kind, result)
             # It may be one more than the peer has room for.
             self._take_events(())
             self.write()
@@ -383,17 +389,7 @@ class Peer:
             self.handle_id = 0
         for kept in self._kept.values():
             self._around.directory.take_back(kept)
-            _let_go(kept)
+            let_go(kept)
         self._kept.clear()
         self._pending.clear()
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for number in descriptors:
-        close_safely(number)
-
-
-def _let_go(sockets: Sequence[LentSocket]) -> None:
-    for sock in sockets:
-        with contextlib.suppress(OSError):
-            sock.close()
+        self._kinds.clear()

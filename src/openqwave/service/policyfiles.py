@@ -15,6 +15,7 @@ import msgspec
 
 from openqwave.service import settings
 from openqwave.service.documents import ConfigError, Mistake, cannot_be_read
+from openqwave.service.metrics.wishes import check_metrics
 from openqwave.service.reading import Problem, read
 from openqwave.service.rulefiles import check_network, check_rules
 
@@ -74,6 +75,7 @@ def check_config(table: Mapping[str, object]) -> Iterator[Problem]:
     yield from problems
     yield from _check_socket(table)
     yield from _check_experiments(table)
+    yield from check_metrics(table.get("metrics"))
 
 
 def check_policy(table: Mapping[str, object]) -> Iterator[Problem]:

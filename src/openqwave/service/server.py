@@ -32,6 +32,7 @@ from openqwave.ipc.serving import PeerLimits
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.incidents import Incidents
+from openqwave.service.metrics.requests import Requests
 from openqwave.service.owners import Owners
 from openqwave.service.peers import Peer
 from openqwave.service.turns import Turns
@@ -89,6 +90,7 @@ class Server:
         directory: Its sockets.
         version: What the service calls itself.
         incidents: What went wrong with clients.
+        requests: What they asked.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Server:
         self.directory = directory
         self.version = version
         self.incidents = Incidents()
+        self.requests = Requests()
         self.limits = limits or ServerLimits()
         self._show = show
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -201,8 +204,12 @@ class Server:
         return self._show(self, peer, request)
 
     def peers(self) -> Iterable[Peer]:
-        """All connections."""
+        """All connections; by the loop."""
         return self._peers.values()
+
+    def sizes(self) -> tuple[int, int]:
+        """How many connections and handles there are; for any thread."""
+        return len(self._peers), len(self._of_handle)
 
     # -- the loop -----------------------------------------------------------------------
 

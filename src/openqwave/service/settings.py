@@ -111,6 +111,10 @@ _Ports: TypeAlias = (
     ]
 )
 
+_Listen: TypeAlias = Annotated[
+    str, Meta(extra={"is": 'an address with a port, as "127.0.0.1:9177", or "none"'})
+]
+
 
 class Service(Struct, frozen=True):
     """`[service]`: the program."""
@@ -222,6 +226,15 @@ class Sink(Struct, frozen=True):
     peer_datagrams_per_s: _Rate | None = None
 
 
+class Metrics(Struct, frozen=True):
+    """`[metrics]`: numbers for collectors, as Prometheus."""
+
+    listen: _Listen | None = None
+    beyond_this_host: bool = False
+    # Six series for each; a collector's store has room for some thousands of a host.
+    paths: Annotated[int, Meta(ge=0, le=1_000)] | None = None
+
+
 class Settings(Struct, frozen=True):
     """The whole of `qwaved.toml`."""
 
@@ -233,6 +246,7 @@ class Settings(Struct, frozen=True):
     rates: Rates = Rates()
     enforcement: Enforcement = Enforcement()
     sink: Sink = Sink()
+    metrics: Metrics = Metrics()
 
 
 class PolicyFile(Struct, frozen=True):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openqwave.model.errors import Refusal
     from openqwave.runtime.pending import Result
     from openqwave.runtime.runtime import Runtime
+    from openqwave.service.metrics.requests import Requests
     from openqwave.service.peers import Peer
 
 
@@ -41,6 +42,10 @@ class Surroundings(Protocol):
     @property
     def peer_limits(self) -> PeerLimits:
         """How much a connection may cost."""
+
+    @property
+    def requests(self) -> Requests:
+        """Counts them."""
 
     @property
     def version(self) -> str:
