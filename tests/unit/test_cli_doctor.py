@@ -109,6 +109,22 @@ def test_the_status_says_that_something_is_missing(
     assert "\x1b" not in out
 
 
+def test_a_terminal_is_told_what_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "Examination", Steps)
+    assert run_doctor(Options()) == NOTHING_MISSING
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(command, "_PROGRESS_S", -1.0)
+    assert run_doctor(Options()) == NOTHING_MISSING
+    assert capsys.readouterr().err.splitlines() == [
+        "looking at: first",
+        "looking at: second",
+        "looking at: third",
+    ]
+
+
 def test_a_host_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_doctor(Options("no.such.host.invalid")) == CANNOT_LOOK
     told = capsys.readouterr()

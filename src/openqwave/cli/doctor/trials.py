@@ -48,6 +48,7 @@ _SAVE_S: Final = 2.0
 _CONNECT_S: Final = 1.0
 # A kernel without nftables has no rules of it.
 _ABSENT: Final = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+_UNTOLD: Final = "rules of nftables are told to CAP_NET_ADMIN only"
 _NO_RIGHTS: Final = (errno.EPERM, errno.EACCES)
 
 
@@ -119,7 +120,8 @@ def read_rules() -> Rules:
         firewalls.append(ruleset.fate_of)
         marking += ruleset.marking_rules()
     except OSError as error:
-        nft_trouble, lacks_rights = error.strerror or str(error), error.errno in _NO_RIGHTS
+        lacks_rights = error.errno in _NO_RIGHTS
+        nft_trouble = _UNTOLD if lacks_rights else error.strerror or str(error)
         if error.errno not in _ABSENT:
             troubles.append(nft_trouble)
     except (ValueError, KeyError, TypeError) as error:

@@ -115,8 +115,8 @@ def offloads(seen: Seen) -> Finding:
     if found.lro:
         return limited(
             topic,
-            "LRO joins packets before they are stamped: capacity is measured wrong towards this "
-            "host, and forwarding breaks",
+            "LRO joins packets of TCP before the kernel sees them: what arrives between may be "
+            "stamped late, and forwarding breaks",
             f"ethtool -K {name} lro off",
             name,
         )

@@ -47,7 +47,8 @@ def program(trial: Trial, backend: str) -> Finding:
     if backend == DataPlane.name:
         return ok(topic, "the service has its program in the kernel")
     if trial.lacks_rights:
-        return unknown(topic, f"whether it loads cannot be tried: {trial.trouble}", _AS_ROOT)
+        lacks, _, _ = trial.trouble.partition(";")
+        return unknown(topic, f"whether it loads cannot be tried: {lacks}", _AS_ROOT)
     return limited(
         topic, f"{trial.trouble}; {_STANDS_IN}", "see docs/refusals.md, The kernel's program"
     )

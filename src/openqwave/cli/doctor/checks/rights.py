@@ -45,7 +45,7 @@ def of_caller(user: str, held: int) -> Finding:
         return ok("your rights", f"{user} may look at everything here")
     return limited(
         "your rights",
-        f"{user} has not {' and '.join(lacks)}: enough to mark and to pace, but some of what "
+        f"{user} lacks {' and '.join(lacks)}: enough to mark and to pace, but some of what "
         "follows cannot be seen",
         "look as root: sudo qwave doctor",
     )
@@ -70,6 +70,6 @@ def of_service(pid: int, held: int | None) -> Finding:
         return ok(topic, "the service has all rights that it uses")
     return limited(
         topic,
-        f"the service has not {', '.join(lacks)}",
+        f"the service lacks {', '.join(lacks)}",
         "install it (sudo qwave service install); in a container, have the rights granted to it",
     )
