@@ -332,14 +332,17 @@ def test_a_process_that_has_ended(sleeper: subprocess.Popen[bytes]) -> None:
         process_program(sleeper.pid)
 
 
-def as_nobody(do: Callable[[], str]) -> str:
+def as_nobody(do: Callable[[], str], *, is_effective_only: bool = False) -> str:
     """What a process of nobody says."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.setgroups([])
         os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        if is_effective_only:
+            os.seteuid(NOBODY)
+        else:
+            os.setuid(NOBODY)
         os.write(writing, do().encode())
         os._exit(0)
     os.close(writing)
@@ -360,6 +363,18 @@ def test_the_file_of_anothers_process_is_not_known(sleeper: subprocess.Popen[byt
 
     said = as_nobody(look)
     assert said.startswith("None 0 its executable: Permission denied; root may look")
+
+
+@pytest.mark.root
+def test_the_user_is_the_one_that_counts() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+    def look() -> str:
+        # Whose uid is 0 still, but who acts as another user.
+        return str(process_program(os.getpid()).program.uid)
+
+    assert as_nobody(look, is_effective_only=True) == str(NOBODY)
 
 
 def test_a_program_that_need_not_run() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import pytest
 
 import openqwave as qw
 from openqwave.client.whereabouts import SOCKET_VARIABLE
+
+# A bound for what takes a fraction of a second.
+PATIENCE_S = 30.0
 
 RULE = '[[rule]]\nname = "calls"\nprogram = "baresip"\ntraffic_type = "voice"\n'
 
@@ -31,11 +36,11 @@ class Service:
             '[enforcement]\nbackend = "socket-options"\n[sink]\nenabled = false\n'
         )
         self._arguments = ["--config", str(config), "--policy", str(self.policy)]
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            self._command(), stderr=subprocess.PIPE, text=True, env=self._environment()
+            self._command(), stderr=subprocess.PIPE, bufsize=0, env=self._environment()
         )
         self.hear("listening at")
 
@@ -58,12 +63,15 @@ class Service:
         """What it says until it says that."""
         assert self._process is not None
         assert self._process.stderr is not None
+        end_s = time.monotonic() + PATIENCE_S
         heard: list[str] = []
-        for line in self._process.stderr:
-            heard.append(line.rstrip("\n"))
-            if words in line:
-                return heard
-        raise AssertionError(f"it ended with {heard}")
+        while not any(words in line for line in heard):
+            left_s = end_s - time.monotonic()
+            is_ready, _, _ = select.select([self._process.stderr], [], [], max(0.0, left_s))
+            line = self._process.stderr.readline() if is_ready else b""
+            assert line, f"it said only {heard}"
+            heard.append(line.decode().rstrip("\n"))
+        return heard
 
     def reload(self, words: str) -> list[str]:
         assert self._process is not None
