@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from importlib import resources
@@ -173,6 +174,20 @@ def test_a_directory_that_was_named_has_to_be_there(etc: Path) -> None:
         load(None, etc / "nothing")
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load(None, [etc / "nothing.toml"])
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_that_nobody_writes_to_is_an_empty_file(etc: Path) -> None:
+    os.mkfifo(etc / "policy.d" / "a.toml")
+    assert load() == Config()
+    # One that somebody writes to is read to its end, as a shell's <(...) is.
+    reading, writing = os.pipe()
+    os.write(writing, b"limits.flows = 9")
+    os.close(writing)
+    try:
+        assert load(None, [Path(f"/dev/fd/{reading}")]).policy.limits.flows == 9
+    finally:
+        os.close(reading)
 
 
 def test_too_many_files(etc: Path) -> None:

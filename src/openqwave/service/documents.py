@@ -126,8 +126,14 @@ def read_file(path: Path) -> bytes:
     # A name with a zero in it is no name of a file, and the interpreter says so in its own way.
     if "\0" in str(path):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    with path.open("rb") as file:
-        return file.read(MAX_FILE_BYTES + 1)
+    # Who opens a pipe that nobody writes to would wait, and all clients of the service with it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def cannot_be_read(path: Path, error: OSError) -> ConfigError:
