@@ -1,17 +1,16 @@
 """The options of `qwave` and of its subcommands; what they do is elsewhere."""
 
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from openqwave.cli.bounds import check_range
+from openqwave.cli.bounds import check_range, check_run_seconds
 from openqwave.cli.doctor.options import doctor_app
 from openqwave.cli.overview.options import overview_app
 from openqwave.cli.policy.options import policy_app
 from openqwave.cli.service.options import service_app
-from openqwave.probing.sink_limits import SinkLimits
+from openqwave.cli.sink.options import sink_app
 
 # A median and a 99th percentile of a few hundred packets mean something; fewer do not.
 SHORTEST_S = 0.5
@@ -22,11 +21,6 @@ DEFAULT_S = 9.0
 
 # A measurement that is shorter has no samples; one that is longer is `--watch`.
 SHORTEST_PROBE_S, LONGEST_PROBE_S = 0.3, 60.0
-# A day: who means for ever leaves it out.
-LONGEST_RUN_S = 86_400.0
-
-# What a sink grants unless told otherwise; shown in its help.
-LIMITS = SinkLimits()
 
 # Options of all demos.
 FiguresAsJson = Annotated[
@@ -52,6 +46,7 @@ def _program() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     program.add_typer(demo_app, name="demo")
+    program.add_typer(sink_app)
     program.add_typer(overview_app)
     program.add_typer(doctor_app)
     program.add_typer(policy_app, name="policy")
@@ -77,29 +72,6 @@ def _check_seconds(seconds: float) -> float:
 
 def _check_probe_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else check_range(seconds, SHORTEST_PROBE_S, LONGEST_PROBE_S)
-
-
-def _check_run_seconds(seconds: float | None) -> float | None:
-    return None if seconds is None else check_range(seconds, SHORTEST_PROBE_S, LONGEST_RUN_S)
-
-
-def _check_networks(networks: list[str] | None) -> list[str] | None:
-    for each in networks or ():
-        if each != "any":
-            try:
-                ip_network(each, strict=False)
-            except ValueError as error:
-                raise typer.BadParameter(f"{error}.") from error
-    return networks
-
-
-def _check_address(address: str | None) -> str | None:
-    if address is not None:
-        try:
-            ip_address(address)
-        except ValueError as error:
-            raise typer.BadParameter(f"{error}.") from error
-    return address
 
 
 @app.callback()
@@ -255,7 +227,7 @@ def probe(
             "--for",
             metavar="SECONDS",
             help="With --watch: end after so long.",
-            callback=_check_run_seconds,
+            callback=check_run_seconds,
             show_default=False,
         ),
     ] = None,
@@ -324,75 +296,3 @@ def probe(
         samples=samples,
     )
     raise typer.Exit(run_probe(options))
-
-
-@app.command()
-def sink(
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow",
-            metavar="CIDR",
-            help="Serve hosts of this network too, though they are beyond a router; can be "
-            'repeated. "any" serves whoever can send packets here, the senders of forged ones '
-            "included: only behind a firewall that passes port 2177 from hosts you know.",
-            callback=_check_networks,
-            show_default=False,
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="Answer at this address of this host only; otherwise at all, IPv4 and IPv6.",
-            callback=_check_address,
-            show_default=False,
-        ),
-    ] = None,
-    for_seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--for",
-            metavar="SECONDS",
-            help="End after so long; otherwise at Ctrl-C, SIGTERM or SIGHUP.",
-            callback=_check_run_seconds,
-            show_default=False,
-        ),
-    ] = None,
-    limit_sessions: Annotated[
-        int, typer.Option("--limit-sessions", metavar="N", min=1, help="Connections in all.")
-    ] = LIMITS.sessions,
-    limit_peer_sessions: Annotated[
-        int,
-        typer.Option("--limit-peer-sessions", metavar="N", min=1, help="Connections of one host."),
-    ] = LIMITS.sessions_per_peer,
-    limit_rate: Annotated[
-        int, typer.Option("--limit-rate", metavar="N", min=1, help="Datagrams a second in all.")
-    ] = LIMITS.datagrams_per_s,
-    limit_peer_rate: Annotated[
-        int,
-        typer.Option(
-            "--limit-peer-rate", metavar="N", min=1, help="Datagrams a second of one host."
-        ),
-    ] = LIMITS.peer_datagrams_per_s,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object for each event, one a line.")
-    ] = False,
-) -> None:
-    """Answer the experiments of `qwave probe`, and of Windows hosts.
-
-    Listens on port 2177 of TCP and UDP and serves hosts on this host's links. Prints what it
-    does and refuses, and at the end how often.
-
-    Exit status: 0 at the end; 2 if it cannot run, as when another process has the port.
-    """
-    from openqwave.cli.sink.command import Options, run_sink
-
-    limits = SinkLimits(
-        sessions=limit_sessions,
-        sessions_per_peer=limit_peer_sessions,
-        datagrams_per_s=limit_rate,
-        peer_datagrams_per_s=limit_peer_rate,
-    )
-    raise typer.Exit(run_sink(Options(allow or (), limits, address, for_seconds, as_json=as_json)))
