@@ -10,7 +10,12 @@ from openqwave.cli.bounds import check_range
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 0.1, 86_400.0
 
 
-def _check_seconds(seconds: float | None) -> float | None:
+def check_seconds(seconds: float | None) -> float | None:
+    """An interval or a length of time that is within bounds.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
     if seconds is None:
         return None
     return check_range(seconds, SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S)
@@ -26,7 +31,7 @@ Interval = Annotated[
         "--interval",
         metavar="SECONDS",
         help="With --watch: look this often.",
-        callback=_check_seconds,
+        callback=check_seconds,
         show_default=False,
     ),
 ]
@@ -36,7 +41,7 @@ ForSeconds = Annotated[
         "--for",
         metavar="SECONDS",
         help="With --watch: end after so long.",
-        callback=_check_seconds,
+        callback=check_seconds,
         show_default=False,
     ),
 ]

@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from openqwave.cli.overview.pages import Piece
     from openqwave.ipc.messages import PathRow
 
-# Addresses that are cut look alike, so a long one leaves room for less beside it.
+# Addresses that are cut look alike, so a long one leaves room for less beside it. What is free and
+# the state stay.
 COLUMNS: Final = (
     Column("host"),
-    Column("capacity", is_number=True),
+    Column("capacity", is_number=True, rank=1),
     Column("free", is_number=True),
-    Column("held", is_number=True),
-    Column("RTT", is_number=True, rank=2),
-    Column("flows", is_number=True, rank=3),
-    Column("age", is_number=True, rank=1),
+    Column("held", is_number=True, rank=2),
+    Column("RTT", is_number=True, rank=4),
+    Column("flows", is_number=True, rank=5),
+    Column("age", is_number=True, rank=3),
     Column("state", least=10),
 )
 UNITS: Final = "Rates are in Mbit/s; free is what nobody used when it was measured."

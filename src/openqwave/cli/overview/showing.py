@@ -29,7 +29,7 @@ FORMAT: Final = 1
 # The line that the cursor is left on.
 _CURSOR_LINES = 1
 # Terminals that say that they can do nothing.
-_DUMB = frozenset({"", "dumb", "unknown"})
+DUMB = frozenset({"", "dumb", "unknown"})
 
 
 class Seen(Protocol):
@@ -137,7 +137,7 @@ def view(*, as_json: bool, watches: bool) -> View[Seen]:
 
 def is_capable() -> bool:
     """Is standard output a terminal that can do more than show one character after the other?"""
-    return sys.stdout.isatty() and os.environ.get("TERM", "") not in _DUMB
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in DUMB
 
 
 def _width() -> int | None:
@@ -156,9 +156,14 @@ def _painted(lines: list[Line]) -> Text:
     return painted
 
 
-def encodable(text: str) -> str:
-    """The text, with what standard output's encoding lacks written as its number."""
-    encoding = sys.stdout.encoding or "ascii"
+def encodable(text: str, encoding: str | None = None) -> str:
+    """The text, with what an encoding lacks written as its number.
+
+    Args:
+        text: It.
+        encoding: That of standard output when None.
+    """
+    encoding = encoding or sys.stdout.encoding or "ascii"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
