@@ -7,16 +7,18 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from openqwave.drivers.netlink import Netlink
 from openqwave.drivers.sockdiag import SocketDiagnosis
-from openqwave.drivers.sockets import SO_COOKIE
+from openqwave.drivers.sockets import SO_COOKIE, read_cookie
 from openqwave.enforcement.bpf import release, syscalls
 from openqwave.enforcement.bpf.program import EgressProgram
 from openqwave.enforcement.bpf.release import LINGER_NS, LOOK_NS, Lingering, Released
@@ -226,10 +228,10 @@ def test_what_tcp_sends_after_close_is_still_marked(
 
 def test_who_never_gets_rid_of_its_data_is_let_go_after_a_minute() -> None:
     class Everything:
-        def counters(self, cookies: object) -> object:
-            return cookies
+        def closed(self, _: Collection[int]) -> Collection[int]:
+            return ()
 
-    lingering = Lingering(Everything())  # type: ignore[arg-type]
+    lingering = Lingering(Everything())
     lingering.add([1], 5)
     lingering.add([1], LINGER_NS)
     assert lingering.take(6) == []
@@ -237,6 +239,27 @@ def test_who_never_gets_rid_of_its_data_is_let_go_after_a_minute() -> None:
     # Asked once in LOOK_NS.
     assert lingering.take(LINGER_NS + 6) == []
     assert lingering.take(LINGER_NS + 4 + LOOK_NS) == [1]
+
+
+def test_who_cannot_be_asked_about_is_not_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosis = SocketDiagnosis()
+    with diagnosis, socket.create_server(("127.0.0.1", 0)) as listening:
+        lingering = Lingering(diagnosis)
+        sock = socket.create_connection(listening.getsockname())
+        cookie = read_cookie(sock)
+        lingering.add([cookie], 0)
+
+        def fail(*_: object) -> list[bytes]:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+        with monkeypatch.context() as without:
+            without.setattr(Netlink, "dump", fail)
+            assert lingering.take(0) == []
+        assert "No buffer space" in diagnosis.reason
+        with sock:
+            assert lingering.take(LOOK_NS) == []
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        until(lambda: lingering.take(2 * LOOK_NS) == [cookie])
 
 
 # -- where it cannot be had ------------------------------------------------------------------

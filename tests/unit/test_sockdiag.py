@@ -235,6 +235,21 @@ def test_a_kernel_without_a_module_tells_the_rest(kernel: Kernel) -> None:
     assert diagnosis.counters([COOKIE]) == {COOKIE: FlowCounters(waiting_bytes=9)}
     assert "TCP" in diagnosis.reason
     assert kernel.dumps == ALL_KINDS
+    # Nobody knows whether this is one of TCP.
+    assert diagnosis.closed([COOKIE + 1]) == set()
+
+
+def test_which_sockets_there_are_no_more(kernel: Kernel) -> None:
+    kernel.listed[socket.AF_INET, TCP] = [answer(tcp_info())]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        kernel.listed[family, UDP] = errno.ENOENT
+    diagnosis = SocketDiagnosis()
+    assert diagnosis.closed([]) == set()
+    assert diagnosis.closed([COOKIE, COOKIE + 1]) == {COOKIE + 1}
+    kernel.listed[socket.AF_INET6, TCP] = errno.ENOENT
+    for _ in range(2):
+        # Known still when it was looked for a moment ago.
+        assert diagnosis.closed([COOKIE, COOKIE + 2]) == set()
 
 
 def test_a_kernel_that_cannot_be_asked_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +259,7 @@ def test_a_kernel_that_cannot_be_asked_at_all(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sockdiag, "Netlink", refuse)
     diagnosis = SocketDiagnosis()
     assert diagnosis.counters([COOKIE]) == {}
+    assert diagnosis.closed([COOKIE]) == set()
     assert "Protocol not supported" in diagnosis.reason
     diagnosis.close()
 

@@ -169,6 +169,8 @@ class SocketDiagnosis:
         self._netlink: Netlink | None = None
         self._names: dict[int, _Name] = {}
         self._missing_ns: dict[int, int] = {}
+        # What could not be listed when that was tried last.
+        self._unlisted: set[tuple[int, int]] = set()
 
     def counters(self, cookies: Collection[int]) -> dict[int, FlowCounters]:
         """What the kernel has counted for some sockets.
@@ -181,19 +183,40 @@ class SocketDiagnosis:
             nor UDP is not found; none is where the kernel cannot be asked, see `reason`.
         """
         with self._lock:
-            self._names = {one: name for one, name in self._names.items() if one in cookies}
-            self._missing_ns = {one: at for one, at in self._missing_ns.items() if one in cookies}
-            if not cookies:
-                return {}
-            try:
-                if self._netlink is None:
-                    self._netlink = Netlink(_NETLINK_SOCK_DIAG)
-                found = self._look_up(self._netlink)
-                self._search(self._netlink, cookies, found)
-            except OSError as error:
-                self.reason = f"the kernel tells no counters of sockets: {error.strerror or error}"
-                return {}
+            found: dict[int, FlowCounters] = {}
+            self._find(cookies, found)
             return found
+
+    def closed(self, cookies: Collection[int]) -> set[int]:
+        """Those of some TCP sockets that the kernel does not have any more.
+
+        Args:
+            cookies: Their names; as with `counters`, which this forgets others for.
+
+        Returns:
+            None of them where the kernel cannot be asked, see `reason`.
+        """
+        with self._lock:
+            found: dict[int, FlowCounters] = {}
+            knows_all = self._find(cookies, found)
+            return set(cookies).difference(found) if knows_all else set()
+
+    def _find(self, cookies: Collection[int], found: dict[int, FlowCounters]) -> bool:
+        """Add what is found of some sockets; False if TCP sockets may be there all the same."""
+        self._names = {one: name for one, name in self._names.items() if one in cookies}
+        self._missing_ns = {one: at for one, at in self._missing_ns.items() if one in cookies}
+        if not cookies:
+            return True
+        try:
+            if self._netlink is None:
+                self._netlink = Netlink(_NETLINK_SOCK_DIAG)
+            found.update(self._look_up(self._netlink))
+            self._search(self._netlink, cookies, found)
+        except OSError as error:
+            self.reason = f"the kernel tells no counters of sockets: {error.strerror or error}"
+            found.clear()
+            return False
+        return all(protocol != socket.IPPROTO_TCP for _, protocol in self._unlisted)
 
     def local_of(self, cookie: int) -> Endpoint | None:
         """The address that a socket has on this side, as its packets carry it.
@@ -240,7 +263,9 @@ class SocketDiagnosis:
                 if error.errno not in _NO_MODULE:
                     raise
                 reasons.append(f"{_NAME_OF[protocol]}: {error.strerror}")
+                self._unlisted.add((family, protocol))
                 continue
+            self._unlisted.discard((family, protocol))
             self._take(protocol, answers, wanted, found)
         for cookie in wanted:
             self._names.pop(cookie, None)

@@ -182,8 +182,8 @@ class Released:
 class Sockets(Protocol):
     """Knows which sockets the kernel still has; see `openqwave.drivers.sockdiag`."""
 
-    def counters(self, cookies: Collection[int]) -> Collection[int]:
-        """Those of the sockets that there are."""
+    def closed(self, cookies: Collection[int]) -> Collection[int]:
+        """Those of some TCP sockets that it has no more; none where it does not say."""
 
 
 class Lingering:
@@ -210,11 +210,11 @@ class Lingering:
         if not self._until_ns or now_ns < self._look_ns:
             return []
         self._look_ns = now_ns + LOOK_NS
-        there = self._sockets.counters(tuple(self._until_ns))
+        closed = self._sockets.closed(tuple(self._until_ns))
         over = [
             cookie
             for cookie, until_ns in self._until_ns.items()
-            if cookie not in there or now_ns >= until_ns
+            if cookie in closed or now_ns >= until_ns
         ]
         for cookie in over:
             del self._until_ns[cookie]
