@@ -43,7 +43,9 @@ class Totals:
         """
         raw = syscalls.lookup(self._meters, layout.SLOT.pack(slot), _SIZE)
         if raw is not None:
-            self.retired = together(self.retired, _sum_of(raw))
+            _, *counts = layout.METER_STATE.unpack(raw)
+            if any(counts):
+                self.retired = together(self.retired, FlowTraffic(*counts))
 
     def read(self, first: int, count: int) -> tuple[FlowTraffic, int]:
         """What was counted in a range of slots together.
