@@ -124,7 +124,11 @@ class FakeService:
 
     def _serve(self, sock: socket.socket) -> None:
         end = self._ends[sock]
-        data = sock.recv(ms.MAX_REQUEST_BYTES + 1)
+        try:
+            data = sock.recv(ms.MAX_REQUEST_BYTES + 1)
+        except ConnectionResetError:
+            # It went without reading an answer.
+            data = b""
         end.receive_packet(data)
         while (event := end.next_event()) is not None:
             match event:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +25,7 @@ from openqwave.ipc import messages as ms
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from tests.unit.fake_service import LOST, FakeService, Script, fake_service
+from tests.unit.terminals import INTERRUPTIBLE, Terminal, environment
 
 BUSY = Refusal(ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "256 handles are open")
 
@@ -741,74 +737,6 @@ def test_a_status_is_watched_before_the_service_starts_and_after_it_ended(
 # -- as a program ---------------------------------------------------------------------
 
 
-# What runs in the background is born ignoring SIGINT.
-_INTERRUPTIBLE = (
-    "import signal\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from openqwave.cli.main import run\n"
-    "run()\n"
-)
-# Ctrl-C is a signal to those whose terminal it is.
-_ON_A_TERMINAL = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-
-
-_UTF8 = {"PYTHONIOENCODING": "utf-8"}
-
-
-def environment(service: FakeService, **more: str) -> dict[str, str]:
-    kept = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    return kept | {"QWAVE_SOCKET": str(service.path), "TERM": "xterm-256color", **_UTF8} | more
-
-
-class Terminal:
-    """A command on a terminal of some size."""
-
-    def __init__(
-        self, arguments: list[str], env: dict[str, str], *, columns: int = 80, lines: int = 24
-    ) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _ON_A_TERMINAL + _INTERRUPTIBLE, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=env,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.text = ""
-
-    def read_until(self, count: int, word: str) -> None:
-        """Read until a word was there so often."""
-        end_s = time.monotonic() + 30
-        while self.text.count(word) < count:
-            assert time.monotonic() < end_s, self.text
-            if not self._read():
-                raise AssertionError(self.text)
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], 30)[0]:
-            return False
-        try:
-            data = os.read(self._master, 65_536)
-        except OSError:
-            # The other end is closed.
-            return False
-        self.text += data.decode()
-        return bool(data)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    def end(self) -> int:
-        while self._read():
-            pass
-        status = self.process.wait(30)
-        os.close(self._master)
-        return status
-
-
 def lines_of(text: str) -> list[str]:
     """What stands on the lines that were drawn, without what moved the cursor."""
     bare = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
@@ -863,7 +791,7 @@ def test_colours_on_a_terminal(
 def test_an_interrupted_watch_into_a_pipe_ends_with_0(served: FakeService) -> None:
     served.script = Script(flows=lambda _: [flow(1, program="naïve…")])
     process = subprocess.Popen(
-        [sys.executable, "-c", _INTERRUPTIBLE, "flows", "--watch", "--interval", "0.1"],
+        [sys.executable, "-c", INTERRUPTIBLE, "flows", "--watch", "--interval", "0.1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(served, PYTHONIOENCODING="ascii"),

@@ -19,7 +19,7 @@ def run() -> None:
 
         app(prog_name="qwave")
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if error.name not in ("typer", "rich", "textual"):
             raise
         sys.stderr.write(
             f"qwave needs {error.name}, which is not installed: pip install 'openqwave[cli]'\n"

@@ -11,6 +11,7 @@ from openqwave.cli.overview.options import overview_app
 from openqwave.cli.policy.options import policy_app
 from openqwave.cli.service.options import service_app
 from openqwave.cli.sink.options import sink_app
+from openqwave.cli.top.options import top_app
 
 # A median and a 99th percentile of a few hundred packets mean something; fewer do not.
 SHORTEST_S = 0.5
@@ -48,6 +49,7 @@ def _program() -> typer.Typer:
     program.add_typer(demo_app, name="demo")
     program.add_typer(sink_app)
     program.add_typer(overview_app)
+    program.add_typer(top_app)
     program.add_typer(doctor_app)
     program.add_typer(policy_app, name="policy")
     program.add_typer(service_app, name="service")

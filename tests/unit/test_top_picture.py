@@ -1,0 +1,165 @@
+"""The lines that `qwave top` puts on a screen of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from openqwave.cli.overview.flows import page_of_flows
+from openqwave.cli.overview.pages import Line, Page
+from openqwave.cli.overview.words import cells
+from openqwave.cli.top import picture
+from openqwave.cli.top.arranging import FLOW_ORDERS, PATH_ORDERS, Arrangement
+from openqwave.cli.top.happenings import Happening
+from openqwave.cli.top.looks import Away, Look
+from openqwave.ipc import messages as ms
+from tests.unit.fake_service import STATUS
+from tests.unit.test_cli_overview import PATH, flow
+
+SIZES = [(width, height) for width in (40, 60, 80, 200) for height in (2, 3, 8, 12, 22, 60)]
+
+EVIL = "\x1b[31m漢字" * 30
+FLOWS = [flow(n, backend_reason=f"reason {n % 7}") for n in range(1, 90)]
+FLOWS += [flow(n, program=EVIL, user=EVIL, backend_reason=EVIL) for n in range(90, 100)]
+PATHS = [msgspec.structs.replace(PATH, host=f"10.0.1.{n}") for n in range(50)]
+NOTICES = [Happening(0.0, f"{n} " + "something happened " * 8) for n in range(50)]
+LOOK = Look(0.0, STATUS, FLOWS, PATHS, sees_all=False)
+AWAY = Away(0.0, "nobody listens at " + "/somewhere" * 30)
+
+BY_FLOW = Arrangement(FLOW_ORDERS)
+BY_HOST = Arrangement(PATH_ORDERS)
+
+
+def texts(lines: list[Line]) -> list[str]:
+    return ["".join([text for text, _ in line]).rstrip() for line in lines]
+
+
+def flow_lines(
+    first: int, size: tuple[int, int], rows: list[ms.FlowRow], has_details: bool | None = None
+) -> tuple[list[str], int]:
+    seen = Look(0.0, STATUS, rows, [], sees_all=True)
+    lines, begun = picture.flow_lines(
+        seen, BY_FLOW, "", first, size, has_details=has_details, is_current=True
+    )
+    return texts(lines), begun
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("first", [0, 7, 10**6])
+@pytest.mark.parametrize("has_details", [None, True, False])
+def test_no_line_is_too_long_and_none_too_many(
+    size: tuple[int, int], first: int, has_details: bool | None
+) -> None:
+    panes = [
+        picture.flow_lines(
+            LOOK, BY_FLOW, "", first, size, has_details=has_details, is_current=True
+        ),
+        picture.path_lines(
+            LOOK, BY_HOST, "", first, size, has_details=has_details, is_current=False
+        ),
+        picture.notice_lines(NOTICES, first, size, is_current=True),
+        picture.service_lines(LOOK, LOOK, first, size),
+        picture.service_lines(AWAY, LOOK, first, size),
+        picture.help_lines(first, size),
+    ]
+    for lines, begun in panes:
+        assert 1 < len(lines) <= size[1]
+        assert 0 <= begun <= first
+        assert all(cells(text) <= size[0] for text in texts(lines)), texts(lines)
+        assert "\x1b" not in "".join(texts(lines))
+    for glance in (None, LOOK, AWAY):
+        for frozen in ("", "FROZEN 10:20:30 +3"):
+            lines = picture.head(glance, LOOK, frozen, size[0])
+            assert all(cells(text) <= size[0] for text in texts(lines))
+            assert len(lines) <= 4
+    assert cells(texts([picture.keys(size[0])])[0]) <= size[0]
+
+
+def test_at_40_by_10_there_is_what_matters() -> None:
+    # A line above and one below are not the pane's.
+    lines, _ = flow_lines(0, (40, 8), [flow(n, sending_bps=10**6) for n in range(1, 9)])
+    assert lines[:3] == [
+        "> flows 1-6 of 8 by flow",
+        "flow  program  DSCP  contract  sends",
+        "   1  ffmpeg     40         -   1.00",
+    ]
+    assert len(lines) == 8
+    found, _ = picture.path_lines(LOOK, BY_HOST, "", 0, (40, 8), has_details=None, is_current=True)
+    assert texts(found)[1:3] == [
+        "host      capacity  free  held  state",
+        "10.0.1.0      20.0  12.3  4.00  measured",
+    ]
+    troubled = Look(
+        0.0,
+        STATUS,
+        [flow(1, marking="not admitted")],
+        [msgspec.structs.replace(PATH, congested=True)],
+        sees_all=True,
+    )
+    (line,) = texts(picture.head(troubled, troubled, "", 40))
+    assert line.endswith("  1 flow  1 path  1 congested")
+    assert texts([picture.keys(40)])[0].startswith("h help  q quit  / filter")
+
+
+def test_rows_are_moved_through_to_the_last() -> None:
+    rows = [flow(n) for n in range(1, 31)]
+    lines, begun = flow_lines(10, (80, 8), rows)
+    assert (lines[0], begun) == ("> flows 11-16 of 30 by flow", 10)
+    assert lines[2].startswith("  11  ")
+    lines, begun = flow_lines(1_000, (80, 8), rows)
+    assert (lines[0], begun) == ("> flows 30-30 of 30 by flow", 29)
+
+
+def test_details_have_their_reasons_below() -> None:
+    rows = [flow(1), flow(2, backend_reason="another reason")]
+    lines, _ = flow_lines(0, (80, 22), rows)
+    assert lines[3].startswith("    udp [::]:5000 > ")
+    assert "(b) socket options: another reason." in lines
+    # A row whose lines have no room is not there, and neither is its reason.
+    lines, _ = flow_lines(0, (80, 6), rows, has_details=True)
+    assert lines[0] == "> flows 1-1 of 2 by flow"
+    assert "(a) socket options: marks by IP_TOS." in lines
+    assert "another" not in "".join(lines)
+    lines, _ = flow_lines(0, (80, 8), rows)
+    assert len(lines) == 4
+
+
+def test_where_there_is_nothing_that_is_said() -> None:
+    nothing = Look(0.0, STATUS, [], [], sees_all=True)
+    for wanted, flows, paths in (
+        ("", "No flows.", "No paths."),
+        ("x", "No such flows.", "No such paths."),
+    ):
+        found, _ = picture.flow_lines(
+            nothing, BY_FLOW, wanted, 0, (80, 9), has_details=None, is_current=True
+        )
+        assert texts(found)[1:] == [flows]
+        found, _ = picture.path_lines(
+            nothing, BY_HOST, wanted, 0, (80, 9), has_details=None, is_current=True
+        )
+        assert texts(found)[1:] == [paths]
+    found, _ = picture.notice_lines([], 0, (80, 9), is_current=False)
+    assert texts(found)[1:] == ["Nothing has happened since this began."]
+
+
+def test_that_the_service_is_away_is_said_above_everything() -> None:
+    lines = texts(picture.head(Away(0.0, "nobody listens"), LOOK, "", 80))
+    assert lines[1].startswith(
+        "NO SERVICE: nobody listens; trying again. Below is what was seen at"
+    )
+    assert "NO SERVICE" not in "".join(texts(picture.head(LOOK, LOOK, "", 80)))
+
+
+def test_a_hundred_thousand_flows_cost_no_more_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[int] = []
+
+    def counting(rows: Sequence[ms.FlowRow], **options: Any) -> Page:  # noqa: ANN401 - as they came
+        laid_out.append(len(rows))
+        return page_of_flows(rows, **options)
+
+    monkeypatch.setattr(picture, "page_of_flows", counting)
+    flow_lines(50_000, (80, 22), [flow(n) for n in range(1, 100_001)])
+    assert sum(laid_out) < 100
