@@ -37,6 +37,7 @@ TOGETHER = (
     "tests/kernel/test_sequences_",
     "tests/kernel/test_service_crashes.py",
     "tests/kernel/test_service_install.py",
+    "tests/kernel/test_service_kernel.py",
     "tests/kernel/test_service_readme.py",
     "tests/kernel/test_service_rights.py",
     "tests/kernel/test_socket_release.py",

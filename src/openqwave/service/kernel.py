@@ -29,6 +29,7 @@ from openqwave.drivers.sockets import own_namespace
 from openqwave.enforcement.bpf.attachment import clean_up_leftovers
 from openqwave.enforcement.bpf.backend import DataPlane
 from openqwave.enforcement.bpf.presence import Presence
+from openqwave.enforcement.bpf.program import EgressProgram
 from openqwave.enforcement.bpf.table import Sizes
 from openqwave.enforcement.choice import Candidate, choose
 from openqwave.enforcement.missing import MechanismMissing
@@ -152,7 +153,8 @@ class Kernel:
         if wishes.backend == "nftables":
             NftMarks(self._sockets).close()
         elif self._presence is None:
-            Presence.begin(self._filters, self._diagnosis, _sizes(wishes)).close()
+            # Attaching it, too, would take it through the packets of all interfaces for a moment.
+            EgressProgram.load(_sizes(wishes)).close()
 
     def tell_what_waits(self, wishes: Wishes) -> None:
         """Log that other wishes are in force only after a restart."""
@@ -207,7 +209,8 @@ class Kernel:
 
     def _tell(self) -> None:
         """Log what has changed of interfaces that cannot be served."""
-        told = {row.name: row.words for row in self.interfaces() if not row.is_attached}
+        places = [] if self._presence is None else self._presence.places()
+        told = {place.name: place.words for place in places if not place.is_attached}
         for name, words in told.items():
             if self._told.get(name) != words:
                 _log.warning("%s", words)
@@ -232,15 +235,13 @@ class Kernel:
         if self._presence is None:
             return ()
         try:
-            places = self._presence.places()
             roots = {each.interface: each for each in self._qdiscs.queues() if each.is_root}
-            names = {each.name: each.index for each in self._filters.exits()}
         except OSError as error:
             _log.warning("interfaces cannot be listed: %s", error)
             return ()
         rows = []
-        for place in places:
-            root = roots.get(names.get(place.name, 0))
+        for place in self._presence.places():
+            root = roots.get(place.index)
             queue = "none" if root is None else root.kind
             rows.append(
                 InterfaceRow(

@@ -182,6 +182,7 @@ class Attachments:
         reasons: By interface's name, why the program is not there and what to do, as sentences.
         notes: By interface's name, what is to be known though it is there.
         tagging: The numbers of interfaces where it is, and may put tags.
+        exits: All interfaces, as they were at the newest look.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class Attachments:
         self.reasons: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self.tagging: frozenset[int] = frozenset()
+        self.exits: tuple[Exit, ...] = ()
         self._programs = programs
         self._filters = filters
         self._with_tcx = with_tcx
@@ -242,6 +244,7 @@ class Attachments:
         for index in self._held.keys() - {each.index for each in exits}:
             close(self._held.pop(index).link)
         self.reasons, self.notes, self.tagging = reasons, notes, frozenset(tagging)
+        self.exits = tuple(exits)
 
     def close(self) -> None:
         """Take the program away from every interface; harmless when done before.

@@ -29,11 +29,13 @@ class Place:
     """How the program stands with one interface.
 
     Attributes:
-        name: The interface.
+        index: The interface's number.
+        name: Its name.
         is_attached: Whether the program is there.
         words: The way it is attached, or why it is not; for people.
     """
 
+    index: int
     name: str
     is_attached: bool
     words: str
@@ -57,7 +59,6 @@ class Presence:
     ) -> None:
         """Take over what was loaded; see `begin`."""
         self._program = program
-        self._filters = filters
         self._attachments = Attachments(program.programs, filters, with_tcx=with_tcx)
         self._lingering = Lingering(sockets)
         self._released: Released | None = None
@@ -107,19 +108,15 @@ class Presence:
             self.deaf = f"closed sockets cannot be heard of: {error.strerror}"
 
     def places(self) -> list[Place]:
-        """How the program stands with each interface.
-
-        Raises:
-            OSError: The kernel could not be asked.
-        """
+        """How the program stood with each interface at the newest look; asks the kernel nothing."""
         attachments = self._attachments
         found = []
-        for name in [each.name for each in self._filters.exits()]:
-            reason = attachments.reasons.get(name)
-            note = attachments.notes.get(name)
+        for each in attachments.exits:
+            reason = attachments.reasons.get(each.name)
+            note = attachments.notes.get(each.name)
             how = f"by {attachments.mechanism}"
             words = reason or (f"{how}; {note}" if note else how)
-            found.append(Place(name, reason is None, words))
+            found.append(Place(each.index, each.name, reason is None, words))
         return found
 
     def fileno(self) -> int | None:
