@@ -21,7 +21,8 @@ class Wishes:
         most_flows: How many flows the kernel's tables have room for.
         may_install_queues: Whether a queue that shapes UDP may be installed where nobody
             configured one.
-        interfaces: On which interfaces; empty for all.
+        interfaces: On which interfaces such a queue may be; empty for all but loopback. What marks
+            and counts is at all interfaces, whatever this says.
     """
 
     backend: Mechanism = "auto"
