@@ -185,15 +185,34 @@ def test_the_process_tells_of_itself(service: Qwaved, collector: Collector) -> N
     assert samples["qwave_build_info", "0.1.0.dev0"] == 1
 
 
-def test_refused_marks_are_errors_of_enforcement(lab: Lab) -> None:
+def ask_what_cannot_be(state: dict[str, object]) -> None:
+    """Ask for a rate of UDP where no queue holds one; in an actor."""
+    state["qos"] = qos = qw.open(service=True)
+    state["sock"] = sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", 9))
+    flow = qos.add_socket(sock, traffic_type=qw.TrafficType.VOICE, adaptive=False)
+    with pytest.raises(qw.NotSupported):
+        flow.set_rate(MBPS)
+
+
+def test_what_enforcement_cannot_do_is_counted(lab: Lab) -> None:
     port = free_port()
     near = lab.host("near")
-    with running(near, config(f"127.0.0.1:{port}") + '[enforcement]\nbackend = "socket-options"\n'):
-        with near.enter():
-            samples = Collector(port).samples()
+    options = '[enforcement]\nbackend = "socket-options"\n'
+    with (
+        running(near, config(f"127.0.0.1:{port}") + options) as service,
+        Actor(host=near, service=service.socket) as actor,
+        near.enter(),
+    ):
+        actor.call(ask_what_cannot_be)
+        samples = Collector(port).samples()
         assert samples["qwave_enforcement_info", "socket_options"] == 1
-        assert ("qwave_sent_bytes_total", "conformant") not in samples
+        assert samples["qwave_enforcement_errors_total", "not_supported"] == 1
+        assert samples["qwave_enforcement_changes_total",] == 1
+        assert samples["qwave_requests_total", "set_rate", "not_supported"] == 1
         assert samples["qwave_enforcement_reconcile_errors_total",] == 0
+        # What nobody counts is not said to be none.
+        assert ("qwave_sent_bytes_total", "conformant") not in samples
 
 
 def begin(state: dict[str, object], host: str) -> None:
@@ -221,7 +240,6 @@ def test_a_measured_path_and_what_is_admitted_there(lab: Lab) -> None:
     ):
         collector = Collector(port)
         actor.call(begin, far.ipv4)
-        labels = (far.ipv4, "eth0")
         samples = collector.fresh()
         name = next(key[2] for key in samples if key[:2] == ("qwave_path_rtt_seconds", far.ipv4))
         labels = (far.ipv4, name)

@@ -99,6 +99,11 @@ class Exporter:
         self._selector.close()
         self._wake.close()
 
+    @property
+    def is_running(self) -> bool:
+        """Does it serve? Only a mistake in it ends that."""
+        return self._thread.is_alive()
+
     # -- the thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -109,6 +114,8 @@ class Exporter:
         except Exception:  # noqa: BLE001 - logged with its traceback
             _log.exception("metrics are served no more")
         finally:
+            # Whoever comes now is to be refused, and not to wait.
+            self._listener.close()
             for connection in self._connections.values():
                 connection.sock.close()
 

@@ -52,6 +52,10 @@ class Metrics:
     def tick(self) -> None:
         """Try again where it is due; to be called once in a while."""
         wanted, now_s = self._wanted, time.monotonic()
+        if self._exporter is not None and not self._exporter.is_running:
+            self._exporter.close()
+            self._exporter = None
+            self._again_s = now_s + AGAIN_S
         if wanted is None or self._exporter is not None or now_s < self._again_s:
             return
         try:
