@@ -201,6 +201,7 @@ def test_what_tcp_sends_after_close_is_still_marked(
     lingering = Lingering(diagnosis)
     lingering.add(deaths.wait(), now_ns=0)
     assert lingering.take(0) == []
+    assert cookie in lingering
     assert deaths.has(cookie)
     with left.interface.capture() as capture:
         received = 0
@@ -223,6 +224,7 @@ def test_what_tcp_sends_after_close_is_still_marked(
     assert moment_ns < LINGER_NS
     until(is_over)
     assert found == [cookie]
+    assert cookie not in lingering
     exits.close()
 
 

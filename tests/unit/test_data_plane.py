@@ -113,6 +113,9 @@ class Still:
 
     is_closed = False
 
+    def lingers(self, cookie: int) -> bool:
+        return cookie == 1
+
     def take_gone(self, lingers: Callable[[int], bool]) -> Collection[int]:
         return [cookie for cookie in (1, 2) if not lingers(cookie)]
 
@@ -374,6 +377,7 @@ def test_streams_linger(rig: Rig) -> None:
     rig.apply(plan(1, (10, VOICE, (ENDS[0],)), transport=Transport.TCP))
     rig.apply(plan(2, (11, VOICE, (ENDS[0],))))
     assert rig.plane.take_gone() == [2]
+    assert (rig.plane.outlives(1), rig.plane.outlives(2)) == (True, False)
 
 
 def test_after_the_end_there_is_nothing(rig: Rig) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -22,6 +22,8 @@ from openqwave.client.embedded import Embedded
 from openqwave.drivers.clock import SystemClock
 from openqwave.drivers.pathchanges import Change
 from openqwave.drivers.rtnetlink import LinkState
+from openqwave.drivers.sockets import read_cookie
+from openqwave.enforcement.memory import Memory
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Unmeasurable
@@ -425,6 +427,45 @@ def test_closed_sockets_are_found_in_turn(sockets: Bench) -> None:
             sock.close()
         rounds(host, 0)
         assert host.look(lambda engine: engine.flow_count) == 0
+
+
+class Lasting(Memory):
+    """Treats closed sockets for as long as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lasting: set[int] = set()
+        self.over: set[int] = set()
+
+    def outlives(self, cookie: int) -> bool:
+        return cookie in self.lasting
+
+    def take_gone(self) -> Collection[int]:
+        over, self.over = self.over, set()
+        return over
+
+
+def test_closed_sockets_that_have_something_to_send_are_not_swept(sockets: Bench) -> None:
+    backend = Lasting()
+    with own_subsystem(backend=backend) as host:
+        qos = open_in(host)
+        sock, other = sockets.make("udp4"), sockets.make("udp4")
+        for each in (sock, other):
+            qos.add_socket(
+                each, ("127.0.0.1", 9), traffic_type=qw.TrafficType.VOICE, adaptive=False
+            )
+        cookie = read_cookie(sock)
+        backend.lasting.add(cookie)
+        sock.close()
+        other.close()
+        for _ in range(3):
+            host.sweep()
+        assert host.look(lambda engine: engine.sockets()) == (cookie,)
+        assert cookie in backend.observe()
+        backend.over.add(cookie)
+        host.sweep()
+        assert host.look(lambda engine: engine.sockets()) == ()
+        assert backend.observe() == {}
 
 
 def test_what_waits_on_a_closed_socket_is_aborted(sockets: Bench) -> None:

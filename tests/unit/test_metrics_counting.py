@@ -86,6 +86,9 @@ class Backend:
     def explain(self, cookie: int) -> tuple[str, str]:
         return self.name, str(cookie)
 
+    def outlives(self, cookie: int) -> bool:
+        return cookie == 3
+
     def take_gone(self) -> Collection[int]:
         return (3,)
 
@@ -118,6 +121,7 @@ def test_all_else_is_the_backends() -> None:
     assert counted.traffic([5]) == {5: FlowTraffic()}
     assert counted.explain(4) == ("a test's own", "4")
     assert counted.take_gone() == (3,)
+    assert (counted.outlives(3), counted.outlives(4)) == (True, False)
     for call in (counted.reconcile, counted.clean_up):
         with pytest.raises(OSError, match="as asked"):
             call()

@@ -53,5 +53,11 @@ class Backend(Protocol):
     def take_gone(self) -> Collection[int]:
         """Cookies of sockets that the kernel said were closed, since this was asked last."""
 
+    def outlives(self, cookie: int) -> bool:
+        """Is a closed socket still to be treated, for what it has left to send?
+
+        `take_gone` names it when that is over.
+        """
+
     def reconcile(self) -> None:
         """Bring back what others took away, and go where packets leave now."""

@@ -302,6 +302,10 @@ class Chosen:
         """See `openqwave.enforcement.backend.Backend.take_gone`."""
         return () if self.plane is None else self.plane.take_gone()
 
+    def outlives(self, cookie: int) -> bool:
+        """See `openqwave.enforcement.backend.Backend.outlives`."""
+        return self.plane is not None and self.plane.outlives(cookie)
+
     def reconcile(self) -> None:
         """See `openqwave.enforcement.backend.Backend.reconcile`."""
         if self.plane is not None:

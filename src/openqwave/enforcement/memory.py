@@ -64,5 +64,9 @@ class Memory:
         """Nobody tells."""
         return ()
 
+    def outlives(self, cookie: int) -> bool:  # noqa: ARG002 - none does
+        """What is closed is not treated any more."""
+        return False
+
     def reconcile(self) -> None:
         """Nobody else can change what is remembered."""

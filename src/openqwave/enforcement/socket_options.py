@@ -197,6 +197,10 @@ class SocketOptions:
         """Nobody tells; who closed a socket is found by looking."""
         return ()
 
+    def outlives(self, cookie: int) -> bool:  # noqa: ARG002 - none does
+        """What is closed is not treated any more."""
+        return False
+
     def reconcile(self) -> None:
         """What an application writes itself is its last word."""
 

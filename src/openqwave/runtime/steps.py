@@ -230,8 +230,10 @@ class Steps:
         others: list[Answer] = []
         try:
             with self._lock:
-                gone = self._rounds.look(self.directory, 0, self._engine.sockets)
-                self._drop(gone, others)
+                found = self._rounds.look(self.directory, 0, self._engine.sockets)
+                gone = set(self._backend.take_gone())
+                gone.update(each for each in found if not self._backend.outlives(each))
+                self._drop(list(gone), others)
         finally:
             self._hand_over(others)
 

@@ -344,6 +344,10 @@ class DataPlane:
         """See `openqwave.enforcement.backend.Backend.take_gone`."""
         return self._presence.take_gone(self._is_stream)
 
+    def outlives(self, cookie: int) -> bool:
+        """See `openqwave.enforcement.backend.Backend.outlives`."""
+        return self._presence.lingers(cookie)
+
     def _is_stream(self, cookie: int) -> bool:
         return self._ways.get(cookie, NOWHERE).default is not None
 

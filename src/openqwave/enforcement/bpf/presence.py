@@ -137,6 +137,10 @@ class Presence:
         gone = [cookie for cookie in closed if not lingers(cookie)]
         return gone + self._lingering.take(now_ns)
 
+    def lingers(self, cookie: int) -> bool:
+        """Was a socket closed that may have something left to send?"""
+        return cookie in self._lingering
+
     def reconcile(self) -> None:
         """Attach the program wherever it is not, and can be.
 

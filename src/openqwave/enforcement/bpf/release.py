@@ -199,6 +199,10 @@ class Lingering:
         self._until_ns: dict[int, int] = {}
         self._look_ns = 0
 
+    def __contains__(self, cookie: int) -> bool:
+        """Is this one held back?"""
+        return cookie in self._until_ns
+
     def add(self, cookies: Iterable[int], now_ns: int) -> None:
         """Hold some back; those that are held already stay as they are."""
         for cookie in cookies:

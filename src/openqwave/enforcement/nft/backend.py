@@ -240,6 +240,10 @@ class NftMarks:
             self._closing.clear()
         return gone
 
+    def outlives(self, cookie: int) -> bool:  # noqa: ARG002 - none does
+        """What is closed is not treated any more."""
+        return False
+
     def reconcile(self) -> None:
         """See `openqwave.enforcement.backend.Backend.reconcile`.
 

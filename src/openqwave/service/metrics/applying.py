@@ -67,6 +67,10 @@ class CountedBackend:
         """See `openqwave.enforcement.backend.Backend.take_gone`."""
         return self._backend.take_gone()
 
+    def outlives(self, cookie: int) -> bool:
+        """See `openqwave.enforcement.backend.Backend.outlives`."""
+        return self._backend.outlives(cookie)
+
     def reconcile(self) -> None:
         """See `openqwave.enforcement.backend.Backend.reconcile`."""
         self._backend.reconcile()
