@@ -48,6 +48,7 @@ from openqwave.model.errors import (
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping, TrafficType
 from openqwave.model.path import LinkType, PathFacts, PathStatus
+from openqwave.model.traffic import FlowTraffic
 
 __all__ = [
     "AccessDenied",
@@ -64,6 +65,7 @@ __all__ = [
     "ErrorCode",
     "Flow",
     "FlowNotFound",
+    "FlowTraffic",
     "Fundamentals",
     "GeneralFailure",
     "HostUnreachable",

@@ -216,6 +216,9 @@ def test_a_socket_with_a_hundred_destinations_in_six_flows(
             else:
                 join(qos, flows[kind], TYPES[kind], sock, each)
         assert count_wrong(DSCPS) == 0
+        counted = [flow.traffic() for flow in flows]
+        assert [each.excess_packets + each.dropped_packets for each in counted] == [0] * len(flows)
+        assert sum(each.packets for each in counted) == len(to) * len(ECNS)
         # Six marks that differ, so that no two flows can be taken for each other.
         exact = (1, 11, 22, 33, 44, 63)
         for flow, dscp in zip(flows, exact, strict=True):

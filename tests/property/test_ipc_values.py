@@ -16,6 +16,7 @@ from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import PacketPriority
 from openqwave.model.path import LinkType, PathFacts, PathStatus
+from openqwave.model.traffic import FlowTraffic
 
 # What a C program can say; and a few that it cannot.
 INTS = st.integers(-(1 << 63), (1 << 64) - 1) | st.integers(-(1 << 80), 1 << 80)
@@ -113,6 +114,11 @@ def statuses(draw: st.DrawFn) -> PathStatus:
 @given(FUNDAMENTALS)
 def test_fundamentals(value: Fundamentals) -> None:
     assert values.fundamentals_of(values.value_to_json(value)) == value
+
+
+@given(st.builds(FlowTraffic, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS))
+def test_traffic(value: FlowTraffic) -> None:
+    assert values.traffic_of(values.value_to_json(value)) == value
 
 
 @given(st.builds(PacketPriority, COUNTS, COUNTS, COUNTS, COUNTS))

@@ -24,6 +24,7 @@ from openqwave.model.flow import (
     Treatment,
 )
 from openqwave.model.sockets import SocketFacts
+from openqwave.model.traffic import FlowTraffic
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.effects import (
     Answer,
@@ -32,6 +33,7 @@ from openqwave.subsystem.effects import (
     Effect,
     Experiment,
     MeasureAfresh,
+    ReadTraffic,
     SetEffort,
     SocketPlan,
     StartExperiments,
@@ -129,6 +131,9 @@ class Driven:
                     self.experiments.append(effect)
                 case Apply(plans):
                     self.carry_out(self.engine.receive_applied(self.mechanism.apply(plans)))
+                case ReadTraffic(request_id, _):
+                    # The mechanism counts nothing.
+                    self.carry_out([Answer(request_id, FlowTraffic())])
                 case Answer(request_id, result):
                     assert 1 <= request_id <= self.asked, "an answer to no request"
                     assert request_id not in self.answers, "a request was answered twice"

@@ -25,6 +25,7 @@ from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Fundamentals
 from openqwave.model.flow import NoticeKind, PacketPriority, RateReason, Shaping, TrafficType
+from openqwave.model.traffic import FlowTraffic
 from openqwave.runtime.pending import Pending
 from openqwave.subsystem.requests import Question
 from tests.unit.far_end import PATIENCE_S, FarEnd, Reply, dialled, joined
@@ -120,6 +121,12 @@ CALLS: dict[str, tuple[Call, ms.Request, bytes, object]] = {
         ms.Query(1, 7, "outgoing_rate"),
         b"64000",
         64_000,
+    ),
+    "traffic": (
+        lambda s: s.query(7, Question.TRAFFIC),
+        ms.Query(1, 7, "traffic"),
+        b'{"packets":9,"bytes":900,"excess_packets":2,"excess_bytes":60,"dropped_packets":1}',
+        FlowTraffic(9, 900, 2, 60, 1),
     ),
     "notify": (
         lambda s: s.notify(7, NoticeKind.AVAILABLE, 9),

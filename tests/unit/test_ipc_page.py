@@ -23,6 +23,7 @@ from openqwave.ipc.values import (
     path_status_of,
     rate_of,
     status_of,
+    traffic_of,
 )
 from openqwave.model.codes import ErrorCode
 from openqwave.model.estimates import CongestionReason
@@ -38,6 +39,7 @@ READERS = {
     "packet_priority": packet_priority_of,
     "outgoing_rate": rate_of,
     "path": path_status_of,
+    "traffic": traffic_of,
 }
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from openqwave.model.estimates import Fundamentals
     from openqwave.model.flow import PacketPriority
     from openqwave.model.path import PathStatus
+    from openqwave.model.traffic import FlowTraffic
 
 _T = TypeVar("_T")
 
@@ -207,6 +208,10 @@ class Flow:
     async def rate_bps(self) -> int:
         """The contract's rate."""
         return await self._call(self._flow.rate_bps)
+
+    async def traffic(self) -> FlowTraffic:
+        """What the kernel counted of the flow."""
+        return await self._call(self._flow.traffic)
 
     async def wait_congested(self, timeout_s: float | None = None) -> None:
         """Wait until the path is congested."""

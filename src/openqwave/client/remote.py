@@ -27,6 +27,7 @@ from openqwave.ipc.values import (
     page_of,
     path_status_of,
     rate_of,
+    traffic_of,
 )
 from openqwave.model.errors import Refusal
 from openqwave.runtime.pending import Pending, finish
@@ -57,6 +58,7 @@ _QUESTIONS: Final[dict[Question, tuple[str, Callable[[bytes], Any]]]] = {
     Question.PACKET_PRIORITY: ("packet_priority", packet_priority_of),
     Question.OUTGOING_RATE: ("outgoing_rate", rate_of),
     Question.PATH: ("path", path_status_of),
+    Question.TRAFFIC: ("traffic", traffic_of),
 }
 
 

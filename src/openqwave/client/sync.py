@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from openqwave.client.session import AnySession
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.path import PathStatus
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.runtime.session import FlowAnswer
 
 # What the subsystem says of a flow that is no more.
@@ -360,6 +361,15 @@ class Flow:
             FlowNotFound: The flow has ended.
         """
         return cast("int", self._ask(Question.OUTGOING_RATE))
+
+    def traffic(self) -> FlowTraffic:
+        """What the kernel counted of the flow: packets and bytes, within the contract and above.
+
+        Raises:
+            NotSupported: Nothing counts them: marks are by options of the socket.
+            FlowNotFound: The flow has ended.
+        """
+        return cast("FlowTraffic", self._ask(Question.TRAFFIC))
 
     def wait_congested(self, timeout_s: float | None = None) -> None:
         """Wait until the path is congested; see `wait_available`."""

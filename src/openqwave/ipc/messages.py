@@ -164,7 +164,8 @@ class Query(_Packet, frozen=True):
     Attributes:
         id: Names the request.
         flow: The flow.
-        question: ``fundamentals``, ``packet_priority``, ``outgoing_rate`` or ``path``.
+        question: ``fundamentals``, ``packet_priority``, ``outgoing_rate``, ``path`` or
+            ``traffic``.
         fresh: Only what is measured from now on will do.
         overlapped: Wait for it as long as it takes.
     """

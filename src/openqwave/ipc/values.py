@@ -23,12 +23,15 @@ from openqwave.model.endpoint import Endpoint, address_text
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import PacketPriority
 from openqwave.model.path import LinkType, PathFacts, PathStatus
+from openqwave.model.traffic import FlowTraffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 # What the engine answers requests with.
-Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | PathStatus | None"
+Value: TypeAlias = (
+    "int | tuple[int, ...] | Fundamentals | PacketPriority | PathStatus | FlowTraffic | None"
+)
 
 _T = TypeVar("_T")
 
@@ -98,6 +101,7 @@ class _PathRows(msgspec.Struct, frozen=True):
 _FUNDAMENTALS: Final = msgspec.json.Decoder(_FundamentalsValue)
 _PRIORITY: Final = msgspec.json.Decoder(_PriorityValue)
 _PATH: Final = msgspec.json.Decoder(_PathValue)
+_TRAFFIC: Final = msgspec.json.Decoder(FlowTraffic)
 _NUMBER: Final = msgspec.json.Decoder(int)
 _STATUS: Final = msgspec.json.Decoder(StatusRow)
 _PAGES: Final[dict[type, msgspec.json.Decoder[Any]]] = {
@@ -125,7 +129,7 @@ def value_to_json(value: Value) -> bytes:
     if value is None:
         return _NULL
     match value:
-        case int():
+        case int() | FlowTraffic():
             return encode_packet(value)
         case tuple():
             return flow_id_page(value)
@@ -303,14 +307,22 @@ def path_status_of(raw: bytes) -> PathStatus:
     )
 
 
+def traffic_of(raw: bytes) -> FlowTraffic:
+    """Read an answer to the question ``traffic``.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    return _read(_TRAFFIC, raw)
+
+
 def rate_of(raw: bytes) -> int:
     """Read an answer to the question ``outgoing_rate``: bit/s.
 
     Raises:
         ProtocolError: It is none.
     """
-    rate_bps = _read(_NUMBER, raw)
-    if rate_bps < 0:
+    if (rate_bps := _read(_NUMBER, raw)) < 0:
         raise ProtocolError("a rate is below 0")
     return rate_bps
 

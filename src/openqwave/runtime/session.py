@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from openqwave.drivers.sockets import SocketLike
     from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
     from openqwave.model.sockets import SocketFacts
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.runtime.runtime import Runtime
 
 
 # What the questions about a flow are answered with.
-FlowAnswer: TypeAlias = "Fundamentals | PacketPriority | PathStatus | int"
+FlowAnswer: TypeAlias = "Fundamentals | PacketPriority | PathStatus | FlowTraffic | int"
 
 
 _T = TypeVar("_T")

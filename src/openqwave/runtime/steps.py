@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from openqwave.drivers.clock import Clock, SystemClock
 from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal
+from openqwave.model.errors import Refusal, refusal_of_os_error
 from openqwave.runtime.forks import fork_count, watch_forks
 from openqwave.runtime.pending import Pending
 from openqwave.runtime.sweeping import LONGEST_FOR_QUOTA_NS, LONGEST_NS, REST_PART, Sweep
-from openqwave.subsystem.effects import Answer, Applied, Apply, Effect, SocketPlan
+from openqwave.subsystem.effects import (
+    Answer,
+    Applied,
+    Apply,
+    Effect,
+    ReadTraffic,
+    SocketPlan,
+)
 from openqwave.subsystem.engine import Engine
 from openqwave.subsystem.requests import CloseHandle, Request
 
@@ -45,6 +52,12 @@ _SHORTEST_SLEEP_NS = 100_000_000
 _BASELINE_READINGS = 3
 
 _NS_PER_S = 1_000_000_000
+
+_NOT_COUNTED: Final = Refusal(
+    ErrorCode.ERROR_NOT_SUPPORTED,
+    "nothing counts the packets of this flow; the service's program in the kernel does, of sockets "
+    "in its network namespace",
+)
 
 WRONG_PROCESS: Final = Refusal(
     ErrorCode.ERROR_INVALID_HANDLE,
@@ -312,6 +325,13 @@ class Steps:
             self._carry_out(self._engine.receive_interruption(now_ns=now_ns), others)
         self._asleep_ns = max(asleep_ns, self._asleep_ns)
 
+    def _traffic_of(self, flow_id: int) -> FlowTraffic | Refusal:
+        try:
+            counted = self._backend.traffic((flow_id,)).get(flow_id)
+        except OSError as error:
+            return refusal_of_os_error(error, "reading the kernel's counters failed")
+        return _NOT_COUNTED if counted is None else counted
+
     def _abandon(self) -> None:
         """After Ctrl-C in the middle of a change: half a change is no change."""
         self._backend.apply(self._engine.abandon())
@@ -345,6 +365,8 @@ class Steps:
             effect = wanted.popleft()
             if isinstance(effect, Answer):
                 answers.append(effect)
+            elif isinstance(effect, ReadTraffic):
+                answers.append(Answer(effect.request_id, self._traffic_of(effect.flow_id)))
             elif isinstance(effect, Apply):
                 plans = effect.plans
                 try:

@@ -38,6 +38,7 @@ _QUESTIONS = {
     "packet_priority": Question.PACKET_PRIORITY,
     "outgoing_rate": Question.OUTGOING_RATE,
     "path": Question.PATH,
+    "traffic": Question.TRAFFIC,
 }
 
 Outcome: TypeAlias = "FlowAnswer | Refusal | Pending | None"

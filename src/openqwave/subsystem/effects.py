@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openqwave.model.estimates import Fundamentals
     from openqwave.model.flow import PacketPriority, Transport, Treatment
     from openqwave.model.path import PathFacts, PathStatus
+    from openqwave.model.traffic import FlowTraffic
 
 
 @value
@@ -67,7 +68,9 @@ class Apply:
     plans: tuple[SocketPlan, ...]
 
 
-Value: TypeAlias = "int | tuple[int, ...] | Fundamentals | PacketPriority | PathStatus | None"
+Value: TypeAlias = (
+    "int | tuple[int, ...] | Fundamentals | PacketPriority | PathStatus | FlowTraffic | None"
+)
 
 
 @value
@@ -76,6 +79,14 @@ class Answer:
 
     request_id: int
     result: Value | Refusal
+
+
+@value
+class ReadTraffic:
+    """Answer a request with what the kernel counted of a flow, or that nothing counts there."""
+
+    request_id: int
+    flow_id: int
 
 
 @value
@@ -121,4 +132,4 @@ class MeasureAfresh:
 
 
 Experiment: TypeAlias = StartExperiments | StopExperiments | SetEffort | MeasureAfresh
-Effect: TypeAlias = Apply | Answer | Experiment
+Effect: TypeAlias = Apply | Answer | ReadTraffic | Experiment

@@ -39,6 +39,7 @@ from openqwave.subsystem.effects import (
     Apply,
     Effect,
     Experiment,
+    ReadTraffic,
     SocketPlan,
     Value,
 )
@@ -102,7 +103,16 @@ class _Waiting:
 
 _WAITING: Final = _Waiting()
 
-_Outcome: TypeAlias = "_Change | _Waiting | Refusal | Value"
+
+@value
+class _Counted:
+    """What the kernel counted of a flow is the answer."""
+
+    flow_id: int
+
+
+_Resolved: TypeAlias = "_Change | _Waiting | Refusal | Value"
+_Outcome: TypeAlias = "_Resolved | _Counted"
 
 
 def _no(code: ErrorCode, detail: str) -> Refusal:
@@ -560,6 +570,9 @@ class Engine:
             return [Apply(tuple([plan(cookie) for cookie in dict.fromkeys(cookies)]))]
         if isinstance(outcome, _Waiting):
             return self._go_on()
+        if isinstance(outcome, _Counted):
+            # Only clients ask, and each of their requests has an id.
+            return [ReadTraffic(request_id or 0, outcome.flow_id), *self._go_on()]
         return self._answer(request_id, outcome)
 
     def _answer(self, request_id: int | None, result: Value | Refusal) -> list[Effect]:
@@ -680,7 +693,7 @@ class Engine:
             return _no(ErrorCode.ERROR_TIMEOUT, "the experiments have not found out anything yet")
         return RETRY
 
-    def _resolve(self, pending: Pending) -> _Outcome:
+    def _resolve(self, pending: Pending) -> _Resolved:
         """What has become of a request that waits."""
         flow, now_ns = pending.flow, self._now_ns
         path = self._paths.of_flow(flow)
@@ -905,6 +918,8 @@ class Engine:
                 if not flow.is_adaptive:
                     return _no(ErrorCode.ERROR_NOT_SUPPORTED, "a non-adaptive flow has no path")
                 return self._notices.status(flow, self._now_ns)
+            case rq.Question.TRAFFIC:
+                return _Counted(flow.flow_id)
 
     def _query_afresh(self, request_id: int, flow: Flow, request: rq.QueryFlow) -> _Outcome:
         refusal = self._notices.refuse_waiting(flow)

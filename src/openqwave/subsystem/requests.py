@@ -98,6 +98,7 @@ class Question(Enum):
     PACKET_PRIORITY = 1
     OUTGOING_RATE = 2
     PATH = 3
+    TRAFFIC = 4
 
 
 @value
