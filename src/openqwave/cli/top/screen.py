@@ -25,6 +25,8 @@ from openqwave.cli.top.lines import Lines
 from openqwave.cli.top.looks import Look, looks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
 
     from openqwave.cli.interruption import Interruption
@@ -48,11 +50,12 @@ class Looked(Message):
 
     Attributes:
         glance: What was seen; None where the time is over.
+        found: What happened since the look before.
     """
 
-    def __init__(self, glance: Glance | None) -> None:
+    def __init__(self, glance: Glance | None, found: Sequence[Happening] = ()) -> None:
         super().__init__()
-        self.glance = glance
+        self.glance, self.found = glance, found
 
 
 class TopApp(App[None]):
@@ -168,10 +171,14 @@ class TopApp(App[None]):
     # -- looks ------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Look again and again; in a thread."""
+        """Look again and again, and compare; in a thread."""
+        last: Glance | None = None
+        seen: Look | None = None
         try:
             for glance in looks(self._interruption, self._interval_s, self._for_s):
-                self.post_message(Looked(glance))
+                self.post_message(Looked(glance, happenings(last, seen, glance)))
+                last = glance
+                seen = glance if isinstance(glance, Look) else seen
         except Interrupted:
             return
         self.post_message(Looked(None))
@@ -182,7 +189,7 @@ class TopApp(App[None]):
         if glance is None:
             self._end()
             return
-        found = happenings(self._glance, self._seen, glance)
+        found = message.found
         self._notices.extendleft(found)
         self._glance = glance
         if isinstance(glance, Look):
