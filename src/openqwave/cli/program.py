@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from openqwave.cli.bounds import check_range, check_run_seconds
+from openqwave.cli.capture.options import capture_app
 from openqwave.cli.doctor.options import doctor_app
 from openqwave.cli.overview.options import overview_app
 from openqwave.cli.policy.options import policy_app
@@ -49,6 +50,7 @@ def _program() -> typer.Typer:
     program.add_typer(demo_app, name="demo")
     program.add_typer(sink_app)
     program.add_typer(overview_app)
+    program.add_typer(capture_app)
     program.add_typer(top_app)
     program.add_typer(doctor_app)
     program.add_typer(policy_app, name="policy")
