@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -195,7 +196,9 @@ def test_a_bucket_lets_its_burst_through(lab: Lab) -> None:
     times_ns = wire.cross_on_time(25, late_ns=250_000)
     # Eleven packets at 24 us, the others at 240 us.
     assert times_ns[24] - times_ns[12] == pytest.approx(12 * 240_000, rel=0.15)
-    assert times_ns[10] - times_ns[0] < 5 * 240_000
+    # By the median, because a busy machine may make one of them late.
+    gaps_ns = [later - sooner for sooner, later in itertools.pairwise(times_ns[:11])]
+    assert statistics.median(gaps_ns) < 120_000
 
 
 def test_deliveries_are_coalesced(lab: Lab) -> None:
