@@ -98,21 +98,12 @@ class _Deadline:
 
 @value
 class _Waiting:
-    """The request stays open until a later input answers it."""
+    """The request stays open until a later input answers it, or the driver does."""
 
 
 _WAITING: Final = _Waiting()
 
-
-@value
-class _Counted:
-    """What the kernel counted of a flow is the answer."""
-
-    flow_id: int
-
-
-_Resolved: TypeAlias = "_Change | _Waiting | Refusal | Value"
-_Outcome: TypeAlias = "_Resolved | _Counted"
+_Outcome: TypeAlias = "_Change | _Waiting | Refusal | Value"
 
 
 def _no(code: ErrorCode, detail: str) -> Refusal:
@@ -156,7 +147,7 @@ class Engine:
         # Answers to other requests than the one at hand, experiments that are to be begun or
         # ended, and flows whose waiting requests become answers once the change that ends them
         # is kept.
-        self._effects: list[Answer | Experiment] = []
+        self._effects: list[Answer | ReadTraffic | Experiment] = []
         self._ending: list[Flow] = []
         # Requests that waited and may be answered now; each has its turn when all before it is
         # settled.
@@ -570,9 +561,6 @@ class Engine:
             return [Apply(tuple([plan(cookie) for cookie in dict.fromkeys(cookies)]))]
         if isinstance(outcome, _Waiting):
             return self._go_on()
-        if isinstance(outcome, _Counted):
-            # Only clients ask, and each of their requests has an id.
-            return [ReadTraffic(request_id or 0, outcome.flow_id), *self._go_on()]
         return self._answer(request_id, outcome)
 
     def _answer(self, request_id: int | None, result: Value | Refusal) -> list[Effect]:
@@ -693,7 +681,7 @@ class Engine:
             return _no(ErrorCode.ERROR_TIMEOUT, "the experiments have not found out anything yet")
         return RETRY
 
-    def _resolve(self, pending: Pending) -> _Resolved:
+    def _resolve(self, pending: Pending) -> _Outcome:
         """What has become of a request that waits."""
         flow, now_ns = pending.flow, self._now_ns
         path = self._paths.of_flow(flow)
@@ -919,7 +907,8 @@ class Engine:
                     return _no(ErrorCode.ERROR_NOT_SUPPORTED, "a non-adaptive flow has no path")
                 return self._notices.status(flow, self._now_ns)
             case rq.Question.TRAFFIC:
-                return _Counted(flow.flow_id)
+                self._effects.append(ReadTraffic(request_id, flow.flow_id))
+                return _WAITING
 
     def _query_afresh(self, request_id: int, flow: Flow, request: rq.QueryFlow) -> _Outcome:
         refusal = self._notices.refuse_waiting(flow)
