@@ -5,25 +5,13 @@ from typing import Annotated
 
 import typer
 
-from openqwave.cli.bounds import check_range
-
-# A day: who means for ever leaves it out.
-SHORTEST_S, LONGEST_S = 0.1, 86_400.0
+from openqwave.cli.bounds import check_network, check_seconds
 
 capture_app = typer.Typer(rich_markup_mode="markdown")
 
 
-def _check_seconds(seconds: float | None) -> float | None:
-    return None if seconds is None else check_range(seconds, SHORTEST_S, LONGEST_S)
-
-
 def _check_host(host: str | None) -> str | None:
-    if host is not None:
-        try:
-            ip_network(host, strict=False)
-        except ValueError as error:
-            raise typer.BadParameter(f"{error}.") from error
-    return host
+    return None if host is None else check_network(host)
 
 
 @capture_app.command()
@@ -73,7 +61,7 @@ def capture(
             "--for",
             metavar="SECONDS",
             help="End after so long; otherwise at Ctrl-C.",
-            callback=_check_seconds,
+            callback=check_seconds,
             show_default=False,
         ),
     ] = None,

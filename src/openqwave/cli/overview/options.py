@@ -4,22 +4,7 @@ from typing import Annotated
 
 import typer
 
-from openqwave.cli.bounds import check_range
-
-# Looking more often costs the service more than it shows; a day is as good as never.
-SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 0.1, 86_400.0
-
-
-def check_seconds(seconds: float | None) -> float | None:
-    """An interval or a length of time that is within bounds.
-
-    Raises:
-        typer.BadParameter: It is not.
-    """
-    if seconds is None:
-        return None
-    return check_range(seconds, SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S)
-
+from openqwave.cli.bounds import check_seconds
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document; with --watch, one a line.")

@@ -1,11 +1,11 @@
 """The options of `qwave sink`; what it does is in `command`."""
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Annotated
 
 import typer
 
-from openqwave.cli.bounds import check_run_seconds
+from openqwave.cli.bounds import check_network, check_run_seconds
 from openqwave.probing.sink_limits import SinkLimits
 
 # What a sink grants unless told otherwise; shown in its help.
@@ -17,10 +17,7 @@ sink_app = typer.Typer(rich_markup_mode="markdown")
 def _check_networks(networks: list[str] | None) -> list[str] | None:
     for each in networks or ():
         if each != "any":
-            try:
-                ip_network(each, strict=False)
-            except ValueError as error:
-                raise typer.BadParameter(f"{error}.") from error
+            check_network(each)
     return networks
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from openqwave.cli.overview.options import check_seconds
+from openqwave.cli.bounds import check_seconds
 
 top_app = typer.Typer(rich_markup_mode="markdown")
 
