@@ -188,13 +188,9 @@ class Kernel:
         if now_s < self._due_s:
             return
         trouble = ""
-
-        def reconcile() -> None:
-            self.chosen.reconcile()
-
         try:
             # Under the lock, as all that changes the kernel.
-            server.runtime.look(lambda _: reconcile())
+            server.runtime.look(lambda _: self.chosen.reconcile())
         except (OSError, ForeignTable) as error:
             trouble = str(error)
             self.failures += 1
