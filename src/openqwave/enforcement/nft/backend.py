@@ -22,7 +22,7 @@ It belongs to the network namespace of the thread that makes it, and may be used
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.enforcement.nft.claims import Change, Claims, Clash, Wanted, place_of
@@ -85,6 +85,7 @@ _DOING: Final = "changing the nftables table failed"
 _LIST_ABOVE: Final = 4
 # Flows without sockets for the time being whose counts are kept: a hundred bytes each.
 _REMEMBERED_FLOWS: Final = 65_536
+_Listed: TypeAlias = "Mapping[Place, tuple[Element | None, Count]]"
 
 
 class NftMarks:
@@ -211,10 +212,7 @@ class NftMarks:
                 continue
             packets, octets = self._ended.get(flow_id, NOTHING)
             for place in places:
-                if listed is None:
-                    count = read_count(self._table.kernel, place) or NOTHING
-                else:
-                    count = listed.get(place, (None, NOTHING))[1]
+                count = self._count(place, listed)
                 packets += count[0]
                 octets += count[1]
             found[flow_id] = FlowTraffic(packets, octets, 0, 0, 0)
@@ -355,10 +353,7 @@ class NftMarks:
             count = NOTHING
             if before is not None:
                 place = place_of(change.place, before)
-                if listed is None:
-                    count = read_count(self._table.kernel, place) or NOTHING
-                else:
-                    count = listed.get(place, (None, NOTHING))[1]
+                count = self._count(place, listed)
                 messages.append(taking(place))
                 if after is None or after.flow_id != before.flow_id:
                     ended.append((before.flow_id, count))
@@ -369,7 +364,13 @@ class NftMarks:
         for flow_id, count in ended:
             self._remember(flow_id, count)
 
-    def _listed(self, asked: int) -> Mapping[Place, tuple[Element | None, Count]] | None:
+    def _count(self, place: Place, listed: _Listed | None) -> Count:
+        """What an element has counted."""
+        if listed is None:
+            return read_count(self._table.kernel, place) or NOTHING
+        return listed.get(place, (None, NOTHING))[1]
+
+    def _listed(self, asked: int) -> _Listed | None:
         """All counts, where many are asked for; None where one by one is faster."""
         return self._table.counts() if asked * _LIST_ABOVE > len(self._claims) else None
 
