@@ -42,7 +42,7 @@ class CountedBackend:
             self.errors["os_error"] += 1
             raise
         if isinstance(outcome, Refusal):
-            self.errors[outcome.code.name.removeprefix("ERROR_").lower()] += 1
+            self.errors[error_name(outcome.code.name)] += 1
         else:
             self.changes += 1
         return outcome
@@ -78,3 +78,8 @@ class CountedBackend:
     def clean_up(self) -> None:
         """See `openqwave.enforcement.backend.Backend.clean_up`."""
         self._backend.clean_up()
+
+
+def error_name(name: str) -> str:
+    """An error's name as the value of a label: `network_busy`."""
+    return name.removeprefix("ERROR_").lower()

@@ -22,6 +22,7 @@ from openqwave.enforcement.bpf.totals import together
 from openqwave.model.flow import TrafficType
 from openqwave.model.traffic import FlowTraffic
 from openqwave.service.metrics import catalogue as ct
+from openqwave.service.metrics.applying import error_name
 from openqwave.service.metrics.exposition import Reading
 from openqwave.service.metrics.paths import PathSums
 from openqwave.service.views import host_text
@@ -223,11 +224,6 @@ class Collecting:
         with contextlib.suppress(OSError):
             yield _one(ct.DESCRIPTORS, len(os.listdir("/proc/self/fd")))
         yield _one(ct.MOST_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def error_name(name: str) -> str:
-    """An error's name as the value of a label: `network_busy`."""
-    return name.removeprefix("ERROR_").lower()
 
 
 def _one(metric: Metric, number: float, labels: tuple[str, ...] = ()) -> Reading:
