@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from openqwave.ipc import asking, serving, values
+from openqwave.ipc import asking, pages, serving, values
 from openqwave.ipc import messages as ms
 from openqwave.ipc.errors import MAX_REASON_CHARS, ProtocolError
 from openqwave.model.endpoint import Endpoint
@@ -77,9 +77,9 @@ READERS: list[Callable[[bytes], object]] = [
     values.flow_id_of,
     values.nothing_of,
     values.status_of,
-    lambda raw: values.page_of(raw, int),
-    lambda raw: values.page_of(raw, ms.FlowRow),
-    lambda raw: values.page_of(raw, ms.PathRow),
+    lambda raw: pages.page_of(raw, int),
+    lambda raw: pages.page_of(raw, ms.FlowRow),
+    lambda raw: pages.page_of(raw, ms.PathRow),
 ]
 MODEL = Fundamentals | PacketPriority | PathStatus
 
@@ -185,8 +185,8 @@ VALUES = [
     values.value_to_json(Fundamentals(1, None, 3)),
     values.value_to_json(PacketPriority(1, 2, 3, 4)),
     values.value_to_json(PATH),
-    values.flow_id_page((1, 2, 3)),
-    values.path_page([ms.PathRow(host="192.0.2.7", congested=True)]),
+    pages.flow_id_page((1, 2, 3)),
+    pages.path_page([ms.PathRow(host="192.0.2.7", congested=True)]),
 ]
 REPLIES = [
     ms.encode_packet(reply)

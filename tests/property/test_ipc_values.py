@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, structs
 
 from openqwave.ipc import messages as ms
-from openqwave.ipc import values
+from openqwave.ipc import pages, values
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import PacketPriority
@@ -144,21 +144,21 @@ def test_path_status(value: PathStatus) -> None:
 
 @given(st.lists(st.integers(1, (1 << 64) - 1), unique=True).map(sorted), INTS)
 def test_ids_after_one(ids: list[int], after: int) -> None:
-    page, more = values.page_of(values.flow_id_page(ids, after), int)
+    page, more = pages.page_of(pages.flow_id_page(ids, after), int)
     assert page == tuple(one for one in ids if one > after)
     assert not more
 
 
 # Sizes around those at which a page is full.
-SIZES = st.sampled_from([1, 30_000, 33_000, values.PAGE_BYTES - 2, values.PAGE_BYTES]) | (
-    st.integers(1, values.PAGE_BYTES + 2)
+SIZES = st.sampled_from([1, 30_000, 33_000, pages.PAGE_BYTES - 2, pages.PAGE_BYTES]) | (
+    st.integers(1, pages.PAGE_BYTES + 2)
 )
 
 
 @given(st.lists(SIZES, max_size=12))
 def test_pages(sizes: list[int]) -> None:
     rows = list(enumerate(sizes))
-    found, after, pages, more = list[int](), -1, 0, True
+    found, after, count, more = list[int](), -1, 0, True
     while more:
         taken = list[int]()
 
@@ -166,16 +166,16 @@ def test_pages(sizes: list[int]) -> None:
             taken.append(row[0])
             return b"7" * row[1]
 
-        data, more = values.page([row for row in rows if row[0] > after], encoded)
-        assert len(data) <= values.PAGE_BYTES
+        data, more = pages.page([row for row in rows if row[0] > after], encoded)
+        assert len(data) <= pages.PAGE_BYTES
         assert len(ms.encode_packet(ms.Answer(ms.MAX_ID, Raw(data)))) <= ms.MAX_ANSWER_BYTES
         # What was asked for and is not in it: too long for any page, or the first of the next.
         inside = [len(one) for one in data[1:-1].split(b",") if one]
-        page = [number for number in taken if sizes[number] + 2 <= values.PAGE_BYTES]
+        page = [number for number in taken if sizes[number] + 2 <= pages.PAGE_BYTES]
         page = page[:-1] if more else page
         assert [sizes[number] for number in page] == inside
         assert page or not more
         found += page
         after = page[-1] if page else after
-        pages += 1
-    assert found == [number for number, size in rows if size + 2 <= values.PAGE_BYTES]
+        count += 1
+    assert found == [number for number, size in rows if size + 2 <= pages.PAGE_BYTES]

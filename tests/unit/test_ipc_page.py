@@ -15,11 +15,11 @@ import pytest
 
 from openqwave.ipc import asking, serving
 from openqwave.ipc import messages as ms
+from openqwave.ipc.pages import page_of
 from openqwave.ipc.rows import FlowRow, PathRow
 from openqwave.ipc.values import (
     fundamentals_of,
     packet_priority_of,
-    page_of,
     path_status_of,
     rate_of,
     status_of,

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from openqwave.ipc import messages as ms
-from openqwave.ipc import values
+from openqwave.ipc import pages, values
 from openqwave.ipc.errors import ProtocolError
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
@@ -166,13 +166,13 @@ MALFORMED: list[tuple[Reader, bytes]] = [
     ),
     (values.path_status_of, b'{"host":"192.0.2.7","congestion_reason":"\\u001b[2J"}'),
     (values.status_of, b"{}"),
-    (lambda raw: values.page_of(raw, int), b"[]"),
-    (lambda raw: values.page_of(raw, int), b'{"flows":["1"],"more":false}'),
-    (lambda raw: values.page_of(raw, int), b'{"flows":[],"more":true}'),
-    (lambda raw: values.page_of(raw, int), b'{"paths":[],"more":false}'),
-    (lambda raw: values.page_of(raw, ms.FlowRow), b'{"flows":[1],"more":false}'),
-    (lambda raw: values.page_of(raw, ms.PathRow), b'{"flows":[],"more":false}'),
-    (lambda raw: values.page_of(raw, ms.PathRow), b'{"paths":[],"more":true}'),
+    (lambda raw: pages.page_of(raw, int), b"[]"),
+    (lambda raw: pages.page_of(raw, int), b'{"flows":["1"],"more":false}'),
+    (lambda raw: pages.page_of(raw, int), b'{"flows":[],"more":true}'),
+    (lambda raw: pages.page_of(raw, int), b'{"paths":[],"more":false}'),
+    (lambda raw: pages.page_of(raw, ms.FlowRow), b'{"flows":[1],"more":false}'),
+    (lambda raw: pages.page_of(raw, ms.PathRow), b'{"flows":[],"more":false}'),
+    (lambda raw: pages.page_of(raw, ms.PathRow), b'{"paths":[],"more":true}'),
 ]
 
 
@@ -210,38 +210,38 @@ def packet_bytes(value: bytes) -> int:
 
 def test_ids_come_in_pages_that_fit() -> None:
     ids = tuple(range(1, 40_000, 3))
-    found, after, pages = list[int](), 0, 0
+    found, after, count = list[int](), 0, 0
     while True:
-        value = values.flow_id_page(ids, after)
+        value = pages.flow_id_page(ids, after)
         assert packet_bytes(value) <= ms.MAX_ANSWER_BYTES
-        rows, more = values.page_of(value, int)
+        rows, more = pages.page_of(value, int)
         found += rows
-        pages += 1
+        count += 1
         if not more:
             break
         # Full: not another id would have gone into it.
         assert packet_bytes(value) > ms.MAX_ANSWER_BYTES - 300
         after = rows[-1]
     assert tuple(found) == ids
-    assert pages == 2
+    assert count == 2
 
 
 def test_an_engines_ids_are_the_first_page() -> None:
     assert values.value_to_json((3, 5)) == b'{"flows":[3,5],"more":false}'
     assert values.value_to_json(()) == b'{"flows":[],"more":false}'
-    assert values.flow_id_page((3, 5), 3) == b'{"flows":[5],"more":false}'
-    assert values.flow_id_page((3, 5), 4) == b'{"flows":[5],"more":false}'
-    assert values.flow_id_page((3, 5), 5) == b'{"flows":[],"more":false}'
-    assert values.flow_id_page((3, 5), -1) == b'{"flows":[3,5],"more":false}'
+    assert pages.flow_id_page((3, 5), 3) == b'{"flows":[5],"more":false}'
+    assert pages.flow_id_page((3, 5), 4) == b'{"flows":[5],"more":false}'
+    assert pages.flow_id_page((3, 5), 5) == b'{"flows":[],"more":false}'
+    assert pages.flow_id_page((3, 5), -1) == b'{"flows":[3,5],"more":false}'
 
 
 def test_rows_of_flows_come_in_pages() -> None:
     rows = [flow_row(number) for number in range(1, 1_000)]
     found, after = list[ms.FlowRow](), 0
     while True:
-        value = values.flow_page(row for row in rows if row.flow > after)
+        value = pages.flow_page(row for row in rows if row.flow > after)
         assert packet_bytes(value) <= ms.MAX_ANSWER_BYTES
-        page, more = values.page_of(value, ms.FlowRow)
+        page, more = pages.page_of(value, ms.FlowRow)
         found += page
         if not more:
             break
@@ -251,10 +251,10 @@ def test_rows_of_flows_come_in_pages() -> None:
 
 def test_rows_of_paths() -> None:
     rows = [ms.PathRow(host="192.0.2.7", congested=False, rtt_ns=5), ms.PathRow(host="192.0.2.8")]
-    value = values.path_page(rows)
+    value = pages.path_page(rows)
     assert value.startswith(b'{"paths":[{"host":"192.0.2.7","rtt_ns":5,"congested":false}')
-    assert values.page_of(value, ms.PathRow) == (tuple(rows), False)
-    assert values.page_of(values.path_page([]), ms.PathRow) == ((), False)
+    assert pages.page_of(value, ms.PathRow) == (tuple(rows), False)
+    assert pages.page_of(pages.path_page([]), ms.PathRow) == ((), False)
 
 
 def test_rows_of_later_pages_are_not_made() -> None:
@@ -265,30 +265,30 @@ def test_rows_of_later_pages_are_not_made() -> None:
             made.append(number)
             yield flow_row(number)
 
-    page, more = values.page_of(values.flow_page(rows()), ms.FlowRow)
+    page, more = pages.page_of(pages.flow_page(rows()), ms.FlowRow)
     assert more
     assert len(made) == len(page) + 1
 
 
 def test_a_row_that_fits_no_page_does_not_stop_the_list() -> None:
     rows = [flow_row(1), flow_row(2, "x" * ms.MAX_ANSWER_BYTES), flow_row(3)]
-    page, more = values.page_of(values.flow_page(rows), ms.FlowRow)
+    page, more = pages.page_of(pages.flow_page(rows), ms.FlowRow)
     assert ([row.flow for row in page], more) == ([1, 3], False)
-    assert values.page(["x" * ms.MAX_ANSWER_BYTES], str.encode) == (b"[]", False)
+    assert pages.page(["x" * ms.MAX_ANSWER_BYTES], str.encode) == (b"[]", False)
 
 
 @pytest.mark.parametrize("spare", [-1, 0, 1])
 def test_the_last_row_fits_to_the_byte(spare: int) -> None:
     # Two rows, a comma, two brackets.
-    rows = [b"1" * 100, b"2" * (values.PAGE_BYTES - 103 + spare)]
-    data, more = values.page(rows, bytes)
+    rows = [b"1" * 100, b"2" * (pages.PAGE_BYTES - 103 + spare)]
+    data, more = pages.page(rows, bytes)
     assert more is (spare > 0)
-    assert len(data) == (values.PAGE_BYTES + spare if spare <= 0 else 102)
+    assert len(data) == (pages.PAGE_BYTES + spare if spare <= 0 else 102)
 
 
 def test_a_single_row_fits_to_the_byte() -> None:
-    assert values.page([b"1" * (values.PAGE_BYTES - 2)], bytes)[0].count(b"1") > 0
-    assert values.page([b"1" * (values.PAGE_BYTES - 1)], bytes) == (b"[]", False)
+    assert pages.page([b"1" * (pages.PAGE_BYTES - 2)], bytes)[0].count(b"1") > 0
+    assert pages.page([b"1" * (pages.PAGE_BYTES - 1)], bytes) == (b"[]", False)
 
 
 def test_the_status() -> None:
@@ -316,5 +316,5 @@ def test_the_status() -> None:
 
 
 def test_names_in_rows_may_be_no_text() -> None:
-    page, _ = values.page_of(values.flow_page([flow_row(1, "x\udcff")]), ms.FlowRow)
+    page, _ = pages.page_of(pages.flow_page([flow_row(1, "x\udcff")]), ms.FlowRow)
     assert page[0].program == "x?"

@@ -16,7 +16,8 @@ from openqwave.drivers.sockdiag import SocketDiagnosis, local_in
 from openqwave.drivers.sockets import SO_COOKIE
 from openqwave.enforcement.backend import Backend
 from openqwave.ipc.messages import FlowRow, PathRow
-from openqwave.ipc.values import flow_page, page_of, status_of, status_to_json
+from openqwave.ipc.pages import flow_page, page_of
+from openqwave.ipc.values import status_of, status_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal

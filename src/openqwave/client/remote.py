@@ -19,12 +19,12 @@ from openqwave.client.connection import ANSWER_PATIENCE_S, Connection
 from openqwave.client.lending import Lender
 from openqwave.ipc import messages as ms
 from openqwave.ipc.errors import ProtocolError
+from openqwave.ipc.pages import page_of
 from openqwave.ipc.values import (
     flow_id_of,
     fundamentals_of,
     nothing_of,
     packet_priority_of,
-    page_of,
     path_status_of,
     rate_of,
     traffic_of,

@@ -4,9 +4,11 @@ An AF_UNIX SOCK_SEQPACKET connection is a handle; each packet is one JSON object
 says what it is. Docs: ``docs/control-protocol.md``.
 
 ============  ==========================================================================
-`messages`    every packet, the limits, bytes to packets and back
+`packets`     what all packets are: base, ids, sizes
+`messages`    every packet, and bytes to packets
 `rows`        what lists and the status consist of
-`values`      what answers hold: values of the model as JSON and back, pages of lists
+`values`      what answers hold: values of the model as JSON and back
+`pages`       lists in answers
 `serving`     `ServiceEnd`: the service's end of one connection
 `asking`      `ClientEnd`: the program's end
 `errors`      `ProtocolError`

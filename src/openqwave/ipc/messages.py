@@ -8,18 +8,23 @@ JSON type, an id out of range) breaks the protocol. What is readable and makes n
 a port of 70,000 or traffic type 9, is a request like others, which is refused in its turn; so
 numbers are plain integers here. Unknown fields are ignored, which lets later versions add some.
 
-Structs without containers are left out of garbage collection (``gc=False``): they are made and
-dropped by the ten thousand a second, and cannot be part of a cycle.
+Later parts of the protocol have modules of their own beside it.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from openqwave.ipc.errors import ProtocolError, reason_of
+from openqwave.ipc.packets import MAX_ANSWER_BYTES as MAX_ANSWER_BYTES
+from openqwave.ipc.packets import MAX_DESCRIPTORS as MAX_DESCRIPTORS
+from openqwave.ipc.packets import MAX_ID as MAX_ID
+from openqwave.ipc.packets import MAX_PROGRAM_CHARS as MAX_PROGRAM_CHARS
+from openqwave.ipc.packets import MAX_REQUEST_BYTES as MAX_REQUEST_BYTES
+from openqwave.ipc.packets import Id, Packet
+from openqwave.ipc.packets import encode_packet as encode_packet
 from openqwave.ipc.rows import BackendRow as BackendRow
 from openqwave.ipc.rows import FlowRow as FlowRow
 from openqwave.ipc.rows import InterfaceRow as InterfaceRow
@@ -33,38 +38,13 @@ PROTOCOL_VERSION: Final = 1
 # Optional parts of the protocol that this code knows; version 1 has none.
 FEATURES: Final[tuple[str, ...]] = ()
 
-# A request is short: the longest has an address and a handful of numbers.
-MAX_REQUEST_BYTES: Final = 4_096
-# A page of a list is the longest answer. Linux sends packets up to net.core.wmem_default, which
-# is 212,992 unless somebody changed it.
-MAX_ANSWER_BYTES: Final = 65_536
-# SCM_RIGHTS takes 253 at once; a flow whose sockets are more is reached by those that come.
-MAX_DESCRIPTORS: Final = 16
-MAX_PROGRAM_CHARS: Final = 64
-# Integers up to here are the same in every JSON library, also in those that have doubles only.
-MAX_ID: Final = (1 << 53) - 1
 # A descriptor's number is an int of C.
 _MAX_NUMBER: Final = (1 << 31) - 1
-
-Id: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
-
-
-def _tag(class_name: str) -> str:
-    """``AddSocket`` -> ``add_socket``."""
-    words = "".join(f"_{one.lower()}" if one.isupper() else one for one in class_name)
-    return words.lstrip("_")
-
-
-class _Packet(
-    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag=_tag
-):
-    """What all packets are."""
-
 
 # -- from the program ------------------------------------------------------------------
 
 
-class Hello(_Packet, frozen=True):
+class Hello(Packet, frozen=True):
     """The first packet, exactly once.
 
     Attributes:
@@ -78,7 +58,7 @@ class Hello(_Packet, frozen=True):
     program: Annotated[str, msgspec.Meta(max_length=MAX_PROGRAM_CHARS)]
 
 
-class AddSocket(_Packet, frozen=True):
+class AddSocket(Packet, frozen=True):
     """Put a socket into a flow; the answer is the flow's id.
 
     One descriptor comes along, or none where the program's could not be read as a socket.
@@ -105,7 +85,7 @@ class AddSocket(_Packet, frozen=True):
     number: Annotated[int, msgspec.Meta(ge=-1, le=_MAX_NUMBER)] = -1
 
 
-class RemoveSocket(_Packet, frozen=True):
+class RemoveSocket(Packet, frozen=True):
     """Take a socket out of a flow, or all of them, which ends it; the answer is null.
 
     Attributes:
@@ -119,7 +99,7 @@ class RemoveSocket(_Packet, frozen=True):
     whole: bool
 
 
-class SetTrafficType(_Packet, frozen=True):
+class SetTrafficType(Packet, frozen=True):
     """Change the flow's traffic type; the answer is null."""
 
     id: Id
@@ -127,7 +107,7 @@ class SetTrafficType(_Packet, frozen=True):
     traffic_type: int
 
 
-class SetRate(_Packet, frozen=True):
+class SetRate(Packet, frozen=True):
     """Change the flow's contract; the answer is null.
 
     Attributes:
@@ -150,7 +130,7 @@ class SetRate(_Packet, frozen=True):
     self_paced: bool = False
 
 
-class SetDscp(_Packet, frozen=True):
+class SetDscp(Packet, frozen=True):
     """Mark the flow with one exact code point, 0 to 63; the answer is null."""
 
     id: Id
@@ -158,7 +138,7 @@ class SetDscp(_Packet, frozen=True):
     dscp: int
 
 
-class Query(_Packet, frozen=True):
+class Query(Packet, frozen=True):
     """Ask about a flow.
 
     Attributes:
@@ -177,7 +157,7 @@ class Query(_Packet, frozen=True):
     overlapped: bool = False
 
 
-class Notify(_Packet, frozen=True):
+class Notify(Packet, frozen=True):
     """Be told once when a condition holds; the answer is null, then.
 
     Attributes:
@@ -193,7 +173,7 @@ class Notify(_Packet, frozen=True):
     rate_bps: int | None
 
 
-class StartTracking(_Packet, frozen=True):
+class StartTracking(Packet, frozen=True):
     """Take an interest in the path to a host; the answer is null."""
 
     id: Id
@@ -201,7 +181,7 @@ class StartTracking(_Packet, frozen=True):
     scope_id: int = 0
 
 
-class StopTracking(_Packet, frozen=True):
+class StopTracking(Packet, frozen=True):
     """Lose the interest; the answer is null."""
 
     id: Id
@@ -209,47 +189,47 @@ class StopTracking(_Packet, frozen=True):
     scope_id: int = 0
 
 
-class EnumerateFlows(_Packet, frozen=True):
+class EnumerateFlows(Packet, frozen=True):
     """A page of the ids of all flows, ascending, those above `after`; for administrators."""
 
     id: Id
     after: int = 0
 
 
-class Cancel(_Packet, frozen=True):
+class Cancel(Packet, frozen=True):
     """Abort a request that is pending; `request` is its id. The answer is null."""
 
     id: Id
     request: int
 
 
-class Check(_Packet, frozen=True):
+class Check(Packet, frozen=True):
     """Is the handle fit for use? The answer is null."""
 
     id: Id
 
 
-class Close(_Packet, frozen=True):
+class Close(Packet, frozen=True):
     """End the handle; the answer is null, and nothing follows it."""
 
     id: Id
 
 
-class ListFlows(_Packet, frozen=True):
+class ListFlows(Packet, frozen=True):
     """A page of `FlowRow`, those with ids above `after`."""
 
     id: Id
     after: int = 0
 
 
-class ListPaths(_Packet, frozen=True):
+class ListPaths(Packet, frozen=True):
     """A page of `PathRow`, those that come after the first `after`."""
 
     id: Id
     after: int = 0
 
 
-class AskStatus(_Packet, frozen=True, tag="status"):
+class AskStatus(Packet, frozen=True, tag="status"):
     """How the service is: a `StatusRow`."""
 
     id: Id
@@ -277,7 +257,7 @@ Request: TypeAlias = (
 # -- from the service --------------------------------------------------------------------
 
 
-class Welcome(_Packet, frozen=True):
+class Welcome(Packet, frozen=True):
     """The answer to `Hello`.
 
     Attributes:
@@ -293,7 +273,7 @@ class Welcome(_Packet, frozen=True):
     lends: bool
 
 
-class Farewell(_Packet, frozen=True):
+class Farewell(Packet, frozen=True):
     """The service closes the connection, and says why; the last packet."""
 
     code: int
@@ -301,7 +281,7 @@ class Farewell(_Packet, frozen=True):
     detail: str
 
 
-class Answer(_Packet, frozen=True):
+class Answer(Packet, frozen=True):
     """A request was done.
 
     Attributes:
@@ -313,7 +293,7 @@ class Answer(_Packet, frozen=True):
     value: msgspec.Raw
 
 
-class Refused(_Packet, frozen=True):
+class Refused(Packet, frozen=True):
     """A request was not done.
 
     Attributes:
@@ -329,13 +309,13 @@ class Refused(_Packet, frozen=True):
     detail: str
 
 
-class Pending(_Packet, frozen=True):
+class Pending(Packet, frozen=True):
     """A request waits; `Answer` or `Refused` of the same id follows."""
 
     id: Id
 
 
-class Lost(_Packet, frozen=True):
+class Lost(Packet, frozen=True):
     """The handle is lost; all that can be done with it is to close it."""
 
     code: int
@@ -347,22 +327,8 @@ Reply: TypeAlias = Welcome | Farewell | Answer | Refused | Pending | Lost
 
 # -- bytes and packets -------------------------------------------------------------------
 
-_ENCODER: Final = msgspec.json.Encoder()
 _REQUESTS: Final[msgspec.json.Decoder[Hello | Request]] = msgspec.json.Decoder(Hello | Request)
 _REPLIES: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
-
-
-def encode_packet(packet: object) -> bytes:
-    """A packet, or a value or row of one, as bytes.
-
-    Names of programs and files may be no UTF-8, which Python holds as lone surrogates and JSON
-    cannot say; each of those becomes a question mark.
-    """
-    try:
-        return _ENCODER.encode(packet)
-    except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(packet), ensure_ascii=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
 
 
 def decode_request(data: bytes) -> Hello | Request:

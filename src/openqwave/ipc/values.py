@@ -3,30 +3,26 @@
 The service writes with `value_to_json` and the pages, the program reads with the functions that
 end in ``_of``. Objects are flat, addresses are text, enumerations are words; what is not known is
 null or left out. A program may be spoken to by a service that is newer or broken, so everything
-is checked when it is read, and what is wrong ends in `ProtocolError`.
-
-Lists come in pages, because a packet has an end. A page says whether there is more, and the next
-one is asked for by where this one ended.
+is checked when it is read, and what is wrong ends in `ProtocolError`. Lists have a module of their
+own, `openqwave.ipc.pages`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
 from openqwave.ipc.errors import ProtocolError, reason_of
-from openqwave.ipc.messages import MAX_ANSWER_BYTES, FlowRow, PathRow, StatusRow, encode_packet
+from openqwave.ipc.packets import encode_packet, read_value
+from openqwave.ipc.pages import flow_id_page
+from openqwave.ipc.rows import StatusRow
 from openqwave.model.endpoint import Endpoint, address_text
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
 from openqwave.model.flow import PacketPriority
 from openqwave.model.path import LinkType, PathFacts, PathStatus
 from openqwave.model.traffic import FlowTraffic
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 # What the engine answers requests with.
 Value: TypeAlias = (
@@ -34,11 +30,6 @@ Value: TypeAlias = (
 )
 
 _T = TypeVar("_T")
-
-# What of a packet is not the page: ``{"type":"answer","id":9007199254740991,"value":{"flows":``
-# and ``,"more":false}}``, with room to spare.
-_ENVELOPE_BYTES: Final = 256
-PAGE_BYTES: Final = MAX_ANSWER_BYTES - _ENVELOPE_BYTES
 
 _NULL: Final = b"null"
 
@@ -83,33 +74,12 @@ class _PathValue(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     obstacle: str = ""
 
 
-class _FlowIds(msgspec.Struct, frozen=True, gc=False):
-    flows: tuple[int, ...]
-    more: bool
-
-
-class _FlowRows(msgspec.Struct, frozen=True):
-    flows: tuple[FlowRow, ...]
-    more: bool
-
-
-class _PathRows(msgspec.Struct, frozen=True):
-    paths: tuple[PathRow, ...]
-    more: bool
-
-
 _FUNDAMENTALS: Final = msgspec.json.Decoder(_FundamentalsValue)
 _PRIORITY: Final = msgspec.json.Decoder(_PriorityValue)
 _PATH: Final = msgspec.json.Decoder(_PathValue)
 _TRAFFIC: Final = msgspec.json.Decoder(FlowTraffic)
 _NUMBER: Final = msgspec.json.Decoder(int)
 _STATUS: Final = msgspec.json.Decoder(StatusRow)
-_PAGES: Final[dict[type, msgspec.json.Decoder[Any]]] = {
-    int: msgspec.json.Decoder(_FlowIds),
-    FlowRow: msgspec.json.Decoder(_FlowRows),
-    PathRow: msgspec.json.Decoder(_PathRows),
-}
-
 _REASON_BY_WORD: Final = {reason.name.lower(): reason for reason in CongestionReason}
 _LINK_BY_WORD: Final = {link.value: link for link in LinkType}
 
@@ -178,65 +148,9 @@ def _path_value(status: PathStatus) -> _PathValue:
     )
 
 
-def flow_id_page(ids: Sequence[int], after: int = 0) -> bytes:
-    """The value of an answer to ``enumerate_flows``.
-
-    Args:
-        ids: All of them, ascending.
-        after: The last one that the peer knows of.
-    """
-    rest = ids[bisect_right(ids, after) :]
-    data, more = page(rest, encode_packet)
-    return b'{"flows":%b,"more":%b}' % (data, _bool(more))
-
-
-def flow_page(rows: Iterable[FlowRow]) -> bytes:
-    """The value of an answer to ``list_flows``: as many rows as go into it."""
-    data, more = page(rows, encode_packet)
-    return b'{"flows":%b,"more":%b}' % (data, _bool(more))
-
-
-def path_page(rows: Iterable[PathRow]) -> bytes:
-    """The value of an answer to ``list_paths``: as many rows as go into it."""
-    data, more = page(rows, encode_packet)
-    return b'{"paths":%b,"more":%b}' % (data, _bool(more))
-
-
 def status_to_json(row: StatusRow) -> bytes:
     """The value of an answer to ``status``."""
     return encode_packet(row)
-
-
-def page(rows: Iterable[_T], encode: Callable[[_T], bytes]) -> tuple[bytes, bool]:
-    """As many rows as go into one answer.
-
-    Rows are taken one by one, so making them may be left to an iterator: those of later pages
-    are not made. A row that is too long for any page is left out, because a reader who asks
-    for what comes after the last row it got would come to it again and again.
-
-    Args:
-        rows: What the page begins with, in order.
-        encode: A row as JSON.
-
-    Returns:
-        A JSON array of `PAGE_BYTES` at most, and whether there is more.
-    """
-    taken: list[bytes] = []
-    # The brackets; each row costs a comma, and the last one's is not there.
-    size = 1
-    for row in rows:
-        data = encode(row)
-        if len(data) + 2 > PAGE_BYTES:
-            continue
-        size += len(data) + 1
-        if size > PAGE_BYTES:
-            return b"[%b]" % b",".join(taken), True
-        taken.append(data)
-    return b"[%b]" % b",".join(taken), False
-
-
-def _bool(flag: bool) -> bytes:
-    return b"true" if flag else b"false"
 
 
 # -- the program reads ---------------------------------------------------------------------
@@ -248,7 +162,7 @@ def fundamentals_of(raw: bytes) -> Fundamentals:
     Raises:
         ProtocolError: It is none.
     """
-    read = _read(_FUNDAMENTALS, raw)
+    read = read_value(_FUNDAMENTALS, raw)
     return Fundamentals(read.bottleneck_bps, read.available_bps, read.rtt_ns)
 
 
@@ -258,7 +172,7 @@ def packet_priority_of(raw: bytes) -> PacketPriority:
     Raises:
         ProtocolError: It is none.
     """
-    read = _read(_PRIORITY, raw)
+    read = read_value(_PRIORITY, raw)
     return PacketPriority(
         read.conformant_dscp,
         read.non_conformant_dscp,
@@ -273,7 +187,7 @@ def path_status_of(raw: bytes) -> PathStatus:
     Raises:
         ProtocolError: It is none.
     """
-    read = _read(_PATH, raw)
+    read = read_value(_PATH, raw)
     host = Endpoint(_packed(read.host), 0, read.scope_id)
     facts = None
     if read.interface is not None:
@@ -313,7 +227,7 @@ def traffic_of(raw: bytes) -> FlowTraffic:
     Raises:
         ProtocolError: It is none.
     """
-    return _read(_TRAFFIC, raw)
+    return read_value(_TRAFFIC, raw)
 
 
 def rate_of(raw: bytes) -> int:
@@ -322,7 +236,7 @@ def rate_of(raw: bytes) -> int:
     Raises:
         ProtocolError: It is none.
     """
-    if (rate_bps := _read(_NUMBER, raw)) < 0:
+    if (rate_bps := read_value(_NUMBER, raw)) < 0:
         raise ProtocolError("a rate is below 0")
     return rate_bps
 
@@ -333,7 +247,7 @@ def flow_id_of(raw: bytes) -> int:
     Raises:
         ProtocolError: It is none.
     """
-    flow_id = _read(_NUMBER, raw)
+    flow_id = read_value(_NUMBER, raw)
     if flow_id < 1:
         raise ProtocolError("the id of a flow is below 1")
     return flow_id
@@ -349,41 +263,13 @@ def nothing_of(raw: bytes) -> None:
         raise ProtocolError("an answer that should be null is not")
 
 
-def page_of(raw: bytes, kind: type[_T]) -> tuple[tuple[_T, ...], bool]:
-    """Read a page of a list.
-
-    Args:
-        raw: The answer.
-        kind: What it is a list of: int (ids of flows), `FlowRow` or `PathRow`.
-
-    Returns:
-        The rows, and whether there is more.
-
-    Raises:
-        ProtocolError: It is none.
-    """
-    read = _read(_PAGES[kind], raw)
-    rows = read.paths if kind is PathRow else read.flows
-    if read.more and not rows:
-        # Whoever follows it would ask for ever.
-        raise ProtocolError("a page without rows says that there is more")
-    return cast("tuple[_T, ...]", rows), read.more
-
-
 def status_of(raw: bytes) -> StatusRow:
     """Read the answer to ``status``.
 
     Raises:
         ProtocolError: It is none.
     """
-    return _read(_STATUS, raw)
-
-
-def _read(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
-    try:
-        return decoder.decode(raw)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(reason_of(error)) from None
+    return read_value(_STATUS, raw)
 
 
 def _packed(text: str) -> bytes:

@@ -23,8 +23,9 @@ from openqwave.drivers.passing import descriptors_in
 from openqwave.drivers.processes import peer_ids
 from openqwave.drivers.sockets import own_namespace
 from openqwave.ipc import messages as ms
+from openqwave.ipc.pages import flow_id_page
 from openqwave.ipc.serving import Asked, Opened, ServiceEnd, Violated
-from openqwave.ipc.values import flow_id_page, value_to_json
+from openqwave.ipc.values import value_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.runtime.pending import Pending

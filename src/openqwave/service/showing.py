@@ -13,7 +13,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from openqwave.ipc import messages as ms
-from openqwave.ipc.values import flow_page, path_page, status_to_json
+from openqwave.ipc.pages import flow_page, path_page
+from openqwave.ipc.values import status_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.access import user_name

@@ -17,7 +17,8 @@ from openqwave.client.whereabouts import SOCKET_VARIABLE, socket_path
 from openqwave.ipc import messages as ms
 from openqwave.ipc.asking import Answered, ClientEnd, Farewelled, Refusing, Welcomed
 from openqwave.ipc.errors import ProtocolError
-from openqwave.ipc.values import page_of, status_of
+from openqwave.ipc.pages import page_of
+from openqwave.ipc.values import status_of
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import QosError, Refusal
 
