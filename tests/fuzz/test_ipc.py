@@ -18,6 +18,7 @@ from msgspec import Raw
 from openqwave.ipc import asking, pages, serving, values
 from openqwave.ipc import messages as ms
 from openqwave.ipc.errors import MAX_REASON_CHARS, ProtocolError
+from openqwave.ipc.programs import started_run_of
 from openqwave.model.endpoint import Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Congestion, CongestionReason, Fundamentals
@@ -80,6 +81,8 @@ READERS: list[Callable[[bytes], object]] = [
     lambda raw: pages.page_of(raw, int),
     lambda raw: pages.page_of(raw, ms.FlowRow),
     lambda raw: pages.page_of(raw, ms.PathRow),
+    lambda raw: pages.page_of(raw, ms.ProgramRow),
+    started_run_of,
 ]
 MODEL = Fundamentals | PacketPriority | PathStatus
 
@@ -187,6 +190,8 @@ VALUES = [
     values.value_to_json(PATH),
     pages.flow_id_page((1, 2, 3)),
     pages.path_page([ms.PathRow(host="192.0.2.7", congested=True)]),
+    pages.program_page([ms.ProgramRow(kind="run", number=3, name="player")]),
+    ms.encode_packet(ms.StartedRun(run=3, dscp=46, words="bpf")),
 ]
 REPLIES = [
     ms.encode_packet(reply)

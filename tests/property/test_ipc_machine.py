@@ -135,7 +135,7 @@ class Ends(RuleBasedStateMachine):
             return
         self.is_greeted = True
         data = self.client.hello()
-        self.to_service.append((data, ms.Hello(1, (), "x")))
+        self.to_service.append((data, ms.Hello(1, ms.FEATURES, "x")))
 
     def ask(self, number: int) -> None:
         if self.is_welcomed:

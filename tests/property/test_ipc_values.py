@@ -48,6 +48,8 @@ def built(kind: type) -> st.SearchStrategy[typing.Any]:
                 fields[field.name] = st.integers(1, ms.MAX_ID)
             case "number":
                 fields[field.name] = st.integers(-1, (1 << 31) - 1)
+            case "program":
+                fields[field.name] = st.text(max_size=ms.MAX_PROGRAM_CHARS)
             case _:
                 fields[field.name] = by_type(kind.__annotations__[field.name])
     return st.builds(kind, **fields)

@@ -38,6 +38,10 @@ REQUESTS: list[Callable[[int], ms.Request]] = [
     lambda i: ms.ListFlows(i, 3),
     lambda i: ms.ListPaths(i, 100),
     ms.AskStatus,
+    lambda i: ms.StartRun(i, "player", 4711, 4, 46, 20_000_000, True, True),
+    lambda i: ms.StartRun(i, "player", 4711),
+    lambda i: ms.EndRun(i, 7),
+    lambda i: ms.ListPrograms(i, 3),
 ]
 
 

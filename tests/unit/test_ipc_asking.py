@@ -99,7 +99,7 @@ def test_hello() -> None:
 
 
 def test_a_program_whose_name_is_no_text() -> None:
-    assert ms.decode_request(ClientEnd("caf\udce9").hello()) == ms.Hello(1, (), "caf?")
+    assert ms.decode_request(ClientEnd("caf\udce9").hello()) == ms.Hello(1, ms.FEATURES, "caf?")
 
 
 def test_nothing_is_asked_before_the_welcome() -> None:

@@ -67,6 +67,17 @@ BYTES: list[tuple[ms.Hello | ms.Request, str]] = [
     (ms.ListFlows(14, 3), '{"type":"list_flows","id":14,"after":3}'),
     (ms.ListPaths(15, 3), '{"type":"list_paths","id":15,"after":3}'),
     (ms.AskStatus(16), '{"type":"status","id":16}'),
+    (
+        ms.StartRun(17, "player", 812, 4, rate_bps=20_000_000, hold_back=True),
+        '{"type":"start_run","id":17,"program":"player","pid":812,"traffic_type":4,'
+        '"rate_bps":20000000,"hold_back":true}',
+    ),
+    (
+        ms.StartRun(18, "sshd", 9, dscp=0, adopt=True),
+        '{"type":"start_run","id":18,"program":"sshd","pid":9,"dscp":0,"adopt":true}',
+    ),
+    (ms.EndRun(19, 3), '{"type":"end_run","id":19,"run":3}'),
+    (ms.ListPrograms(20, 3), '{"type":"list_programs","id":20,"after":3}'),
 ]
 
 
@@ -121,6 +132,10 @@ def test_what_is_left_out_has_these_values() -> None:
     query = ms.Query(1, 2, "path")
     assert (query.fresh, query.overlapped) == (False, False)
     assert (ms.StartTracking(1, "").scope_id, ms.StopTracking(1, "").scope_id) == (0, 0)
+    run = ms.StartRun(1, "", 0)
+    assert (run.traffic_type, run.dscp, run.rate_bps) == (None, None, None)
+    assert (run.hold_back, run.adopt) == (False, False)
+    assert ms.ListPrograms(1).after == 0
     assert (ms.EnumerateFlows(1).after, ms.ListFlows(1).after, ms.ListPaths(1).after) == (0, 0, 0)
 
 
@@ -162,6 +177,7 @@ UNREADABLE = {
     b'"adaptive":false,"address":null,"port":0,"number":2147483648}',
     "version 0": b'{"type":"hello","version":0,"features":[],"program":""}',
     "long program": b'{"type":"hello","version":1,"features":[],"program":"%b"}' % (b"x" * 65),
+    "long program of a run": b'{"type":"start_run","id":3,"pid":1,"program":"%b"}' % (b"x" * 65),
     "features as text": b'{"type":"hello","version":1,"features":"all","program":""}',
     "deep": b'{"type":"check","id":3,"x":' + b"[" * 4_000,
     "deeper": b'{"type":"check","id":3,"x":' + b'{"":' * 60_000,
@@ -218,6 +234,7 @@ NONSENSE: list[ms.Request] = [
     ms.EnumerateFlows(1, -5),
     ms.Cancel(1, 0),
     ms.StartTracking(1, "\0\U0010ffff"),
+    ms.StartRun(1, "", -1, 9, 64, -1),
 ]
 
 

@@ -16,6 +16,7 @@ import pytest
 from openqwave.ipc import asking, serving
 from openqwave.ipc import messages as ms
 from openqwave.ipc.pages import page_of
+from openqwave.ipc.programs import ProgramRow, StartedRun, started_run_of
 from openqwave.ipc.rows import FlowRow, PathRow
 from openqwave.ipc.values import (
     fundamentals_of,
@@ -72,7 +73,8 @@ def test_every_packet_is_on_the_page() -> None:
 
 
 def test_every_field_is_on_the_page() -> None:
-    kinds = (ms.Hello, *typing.get_args(ms.Request), *typing.get_args(ms.Reply), FlowRow, PathRow)
+    rows = (FlowRow, PathRow, ProgramRow, StartedRun)
+    kinds = (ms.Hello, *typing.get_args(ms.Request), *typing.get_args(ms.Reply), *rows)
     told = set(re.findall(r"[`\"](\w+)[`\"]", PAGE))
     assert {field for kind in kinds for field in kind.__struct_fields__} <= told
 
@@ -99,6 +101,14 @@ def test_examples_of_lists() -> None:
         answer = ms.decode_reply(text.encode())
         assert isinstance(answer, ms.Answer)
         assert page_of(bytes(answer.value), next(kinds))[0]
+    listed = re.findall(r"^S (\{.*\})$", section("start_run, end_run, list_programs"), re.M)
+    started, adopted, programs, _ = (ms.decode_reply(text.encode()) for text in listed)
+    assert isinstance(started, ms.Answer)
+    assert isinstance(adopted, ms.Answer)
+    assert isinstance(programs, ms.Answer)
+    assert started_run_of(bytes(started.value)).run == 3
+    assert started_run_of(bytes(adopted.value)).adopted == 3
+    assert [row.kind for row in page_of(bytes(programs.value), ms.ProgramRow)[0]] == ["run", "rule"]
     (text,) = re.findall(r"^S (\{.*\})$", section("status"), re.M)
     answer = ms.decode_reply(text.encode())
     assert isinstance(answer, ms.Answer)
@@ -116,6 +126,7 @@ def test_limits_on_the_page() -> None:
         f"{limits.queue_bytes >> 20} MiB",
         f"{ms.MAX_PROGRAM_CHARS} characters at most",
         f"This is version {ms.PROTOCOL_VERSION}",
+        *(f"| `{feature}` |" for feature in ms.FEATURES),
     ):
         assert number in PAGE
     assert ms.MAX_ID == 2**53 - 1

@@ -328,7 +328,7 @@ def test_a_request_may_be_so_long() -> None:
 def most(message: ms.Request) -> int:
     """How many descriptors the page allows, in other words than the code's."""
     match message:
-        case ms.AddSocket() | ms.RemoveSocket(whole=False):
+        case ms.AddSocket() | ms.RemoveSocket(whole=False) | ms.StartRun():
             return 1
         case _ if hasattr(message, "flow"):
             return 16

@@ -8,7 +8,7 @@ JSON type, an id out of range) breaks the protocol. What is readable and makes n
 a port of 70,000 or traffic type 9, is a request like others, which is refused in its turn; so
 numbers are plain integers here. Unknown fields are ignored, which lets later versions add some.
 
-Later parts of the protocol have modules of their own beside it.
+The optional parts of the protocol, `FEATURES`, have modules of their own beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from openqwave.ipc.packets import MAX_PROGRAM_CHARS as MAX_PROGRAM_CHARS
 from openqwave.ipc.packets import MAX_REQUEST_BYTES as MAX_REQUEST_BYTES
 from openqwave.ipc.packets import Id, Packet
 from openqwave.ipc.packets import encode_packet as encode_packet
+from openqwave.ipc.programs import PROGRAMS
+from openqwave.ipc.programs import EndRun as EndRun
+from openqwave.ipc.programs import ListPrograms as ListPrograms
+from openqwave.ipc.programs import ProgramRow as ProgramRow
+from openqwave.ipc.programs import StartedRun as StartedRun
+from openqwave.ipc.programs import StartRun as StartRun
 from openqwave.ipc.rows import BackendRow as BackendRow
 from openqwave.ipc.rows import FlowRow as FlowRow
 from openqwave.ipc.rows import InterfaceRow as InterfaceRow
@@ -35,8 +41,8 @@ from openqwave.ipc.rows import SocketRow as SocketRow
 from openqwave.ipc.rows import StatusRow as StatusRow
 
 PROTOCOL_VERSION: Final = 1
-# Optional parts of the protocol that this code knows; version 1 has none.
-FEATURES: Final[tuple[str, ...]] = ()
+# Optional parts of the protocol that this code knows.
+FEATURES: Final[tuple[str, ...]] = (PROGRAMS,)
 
 # A descriptor's number is an int of C.
 _MAX_NUMBER: Final = (1 << 31) - 1
@@ -252,6 +258,9 @@ Request: TypeAlias = (
     | ListFlows
     | ListPaths
     | AskStatus
+    | StartRun
+    | EndRun
+    | ListPrograms
 )
 
 # -- from the service --------------------------------------------------------------------

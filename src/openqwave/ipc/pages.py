@@ -12,6 +12,7 @@ import msgspec
 
 from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.packets import MAX_ANSWER_BYTES, encode_packet, read_value
+from openqwave.ipc.programs import ProgramRow
 from openqwave.ipc.rows import FlowRow, PathRow
 
 if TYPE_CHECKING:
@@ -40,11 +41,17 @@ class _PathRows(msgspec.Struct, frozen=True):
     more: bool
 
 
+class _ProgramRows(msgspec.Struct, frozen=True):
+    programs: tuple[ProgramRow, ...]
+    more: bool
+
+
 # By what a list is of: the name that it has in a page, and how that is read.
 _PAGES: Final[dict[type, tuple[str, msgspec.json.Decoder[Any]]]] = {
     int: ("flows", msgspec.json.Decoder(_FlowIds)),
     FlowRow: ("flows", msgspec.json.Decoder(_FlowRows)),
     PathRow: ("paths", msgspec.json.Decoder(_PathRows)),
+    ProgramRow: ("programs", msgspec.json.Decoder(_ProgramRows)),
 }
 
 
@@ -70,6 +77,11 @@ def flow_page(rows: Iterable[FlowRow]) -> bytes:
 def path_page(rows: Iterable[PathRow]) -> bytes:
     """The value of an answer to ``list_paths``: as many rows as go into it."""
     return _page("paths", rows)
+
+
+def program_page(rows: Iterable[ProgramRow]) -> bytes:
+    """The value of an answer to ``list_programs``: as many rows as go into it."""
+    return _page("programs", rows)
 
 
 def page(rows: Iterable[_T], encode: Callable[[_T], bytes]) -> tuple[bytes, bool]:
@@ -113,7 +125,7 @@ def page_of(raw: bytes, kind: type[_T]) -> tuple[tuple[_T, ...], bool]:
 
     Args:
         raw: The answer.
-        kind: What it is a list of: int (ids of flows), `FlowRow` or `PathRow`.
+        kind: What it is a list of: int (ids of flows), `FlowRow`, `PathRow` or `ProgramRow`.
 
     Returns:
         The rows, and whether there is more.

@@ -9,11 +9,11 @@ from __future__ import annotations
 import msgspec
 
 
-class _Row(msgspec.Struct, frozen=True, omit_defaults=True):
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """What all rows are."""
 
 
-class SocketRow(_Row, frozen=True, kw_only=True, gc=False):
+class SocketRow(Row, frozen=True, kw_only=True, gc=False):
     """One socket of a flow.
 
     Attributes:
@@ -29,7 +29,7 @@ class SocketRow(_Row, frozen=True, kw_only=True, gc=False):
     destinations: tuple[str, ...] = ()
 
 
-class FlowRow(_Row, frozen=True, kw_only=True, gc=False):
+class FlowRow(Row, frozen=True, kw_only=True, gc=False):
     """One flow.
 
     Attributes:
@@ -90,7 +90,7 @@ class FlowRow(_Row, frozen=True, kw_only=True, gc=False):
     backend_reason: str = ""
 
 
-class PathRow(_Row, frozen=True, kw_only=True, gc=False):
+class PathRow(Row, frozen=True, kw_only=True, gc=False):
     """One path.
 
     Attributes:
@@ -140,14 +140,14 @@ class PathRow(_Row, frozen=True, kw_only=True, gc=False):
     is_remembered: bool = False
 
 
-class BackendRow(_Row, frozen=True, kw_only=True, gc=False):
+class BackendRow(Row, frozen=True, kw_only=True, gc=False):
     """What marks packets, and why it is that one."""
 
     name: str
     reason: str = ""
 
 
-class InterfaceRow(_Row, frozen=True, kw_only=True, gc=False):
+class InterfaceRow(Row, frozen=True, kw_only=True, gc=False):
     """One interface, where packets leave.
 
     Attributes:
@@ -163,21 +163,21 @@ class InterfaceRow(_Row, frozen=True, kw_only=True, gc=False):
     queue: str = ""
 
 
-class SinkRow(_Row, frozen=True, kw_only=True, gc=False):
+class SinkRow(Row, frozen=True, kw_only=True, gc=False):
     """Whether the service answers other hosts' experiments, and why or why not."""
 
     on: bool
     reason: str = ""
 
 
-class MemoryRow(_Row, frozen=True, kw_only=True, gc=False):
+class MemoryRow(Row, frozen=True, kw_only=True, gc=False):
     """Where estimates are kept, and how that goes."""
 
     path: str
     state: str
 
 
-class StatusRow(_Row, frozen=True, kw_only=True):
+class StatusRow(Row, frozen=True, kw_only=True):
     """The service.
 
     Attributes:

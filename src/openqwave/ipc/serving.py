@@ -380,7 +380,7 @@ class ServiceEnd:
 
 def _most_descriptors(message: ms.Hello | ms.Request) -> int:
     """How many descriptors may come with a packet."""
-    if isinstance(message, ms.AddSocket) or (
+    if isinstance(message, ms.AddSocket | ms.StartRun) or (
         isinstance(message, ms.RemoveSocket) and not message.whole
     ):
         return 1
