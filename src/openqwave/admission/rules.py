@@ -192,7 +192,7 @@ class Decision:
 _PARTS = ("local", "remote", "local_ports", "remote_ports", "protocol")
 _PART_WORDS = ("a local address", "a remote address", "a local port", "a remote port", "a protocol")
 
-_Rank: TypeAlias = "tuple[tuple[int, ...], ...]"
+Closeness: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
 def decide(rules: Sequence[Rule], traffic: Traffic) -> Decision:
@@ -202,12 +202,12 @@ def decide(rules: Sequence[Rule], traffic: Traffic) -> Decision:
         rules: In the order in which they stand.
         traffic: What is to be sent.
     """
-    matching: list[tuple[_Rank, int, Rule]] = []
+    matching: list[tuple[Closeness, int, Rule]] = []
     unmatched: list[Loser] = []
     for index, rule in enumerate(rules):
         misfit = mismatch(rule.conditions, traffic)
         if misfit is None:
-            matching.append((_rank(rule.conditions, traffic.program), index, rule))
+            matching.append((closeness(rule.conditions, traffic.program), index, rule))
         else:
             unmatched.append(Loser(rule, matches=False, reason=misfit))
     if not matching:
@@ -215,13 +215,13 @@ def decide(rules: Sequence[Rule], traffic: Traffic) -> Decision:
     matching.sort(reverse=True)
     (best, _, winner), *others = matching
     losers = [
-        Loser(rule, matches=True, reason=f"{winner.name!r} {_advantage(best, rank)}")
-        for rank, _, rule in others
+        Loser(rule, matches=True, reason=f"{winner.name!r} {_advantage(best, worse)}")
+        for worse, _, rule in others
     ]
     reason = "no other rule is for this traffic"
     if others:
-        rank, _, second = others[0]
-        reason = f"before {second.name!r}, it {_advantage(best, rank)}"
+        worse, _, second = others[0]
+        reason = f"before {second.name!r}, it {_advantage(best, worse)}"
     return Decision(winner, reason, (*losers, *unmatched))
 
 
@@ -301,7 +301,7 @@ def cgroup_depth(wanted: str, cgroup: str | None) -> int:
     return below_root + 1 if is_below else 0
 
 
-def _rank(conditions: Conditions, program: Program) -> _Rank:
+def closeness(conditions: Conditions, program: Program) -> Closeness:
     """What rules for the same traffic are compared by, from what counts most."""
     path_or_name = 0 if conditions.program is None else 1 + conditions.program.startswith("/")
     # A cgroup's depth counts the root, a unit's does not.
@@ -333,7 +333,7 @@ def _fewness(ports: Ports | None) -> int:
     return 0 if ports is None else -ports.count
 
 
-def _advantage(better: _Rank, worse: _Rank) -> str:
+def _advantage(better: Closeness, worse: Closeness) -> str:
     """Why one rule is before another that matches, too; goes with "it"."""
     for step, (one, other) in enumerate(zip(better, worse, strict=True)):
         if one == other:
