@@ -9,13 +9,16 @@ set -eu
 needed="
 cc        gcc
 clang     clang
+fish      fish
 groff     groff-base
 ip        iproute2
+mandoc    mandoc
 nft       nftables
 pgrep     procps
 sudo      sudo
 tcpdump   tcpdump
 unshare   util-linux
+zsh       zsh
 "
 
 missing() {

@@ -214,8 +214,8 @@ def test_what_stops_halfway_leaves_nothing(
     done = machine.python(STEPS.replace("SNAPSHOT", SNAPSHOT), how)
     assert done.status == 0, done.errors
     *stopped, last = [json.loads(line) for line in done.output.splitlines()]
-    # The record, the copy, six files, the user, the check, the start.
-    assert len(stopped) == 11
+    # The record, the copy, ten files, the user, the check, the start.
+    assert len(stopped) == 15
     for found in stopped:
         assert found == [status, words, {}, False]
     # With nothing else in the way it comes to the question, and nobody answers.
@@ -345,15 +345,18 @@ def test_units_that_do_not_start_are_undone(machine: Machine, systemd: dict[str,
     assert {**machine.snapshot(), "/run/asked": ""} == {**before, "/run/asked": ""}
 
 
-def test_the_manual_page_is_good() -> None:
-    if shutil.which("groff") is None:
-        pytest.skip("needs groff")
-    page = files(Layout(), "/usr/bin/python3")[Layout().page].data
-    done = subprocess.run(
-        ["groff", "-man", "-t", "-ww", "-z", "-Tutf8"],  # noqa: S607 - whichever is here
-        input=page,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
+@pytest.mark.parametrize(
+    "place", [Layout().page, Layout().command_page], ids=lambda path: path.name
+)
+@pytest.mark.parametrize(
+    "reader",
+    ["groff -man -t -ww -z -Tutf8", "mandoc -T lint -W warning"],
+    ids=lambda line: line[:6],
+)
+def test_manual_pages_are_good(place: Path, reader: str) -> None:
+    command = reader.split()
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"needs {command[0]}")
+    page = files(Layout(), "/usr/bin/python3")[place].data
+    done = subprocess.run(command, input=page, capture_output=True, timeout=TIMEOUT_S, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

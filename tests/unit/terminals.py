@@ -27,6 +27,8 @@ INTERRUPTIBLE = (
     "from openqwave.cli.main import run\n"
     "run()\n"
 )
+# Any other program, in place of `qwave`.
+ANOTHER = "import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])\n"
 # Ctrl-C is a signal to those whose terminal it is.
 _ON_A_TERMINAL = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
@@ -43,13 +45,19 @@ class Terminal:
     """A command on a terminal of some size."""
 
     def __init__(
-        self, arguments: list[str], env: dict[str, str], *, columns: int = 80, lines: int = 24
+        self,
+        arguments: list[str],
+        env: dict[str, str],
+        *,
+        columns: int = 80,
+        lines: int = 24,
+        script: str = INTERRUPTIBLE,
     ) -> None:
         self._master, slave = pty.openpty()
         self.set_size(columns, lines)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _ON_A_TERMINAL + INTERRUPTIBLE, *arguments],
+            [sys.executable, "-c", _ON_A_TERMINAL + script, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -100,9 +108,15 @@ class Screen(Terminal):
     """A command on a terminal whose screen can be read, and that can change its size."""
 
     def __init__(
-        self, arguments: list[str], env: dict[str, str], *, columns: int = 80, lines: int = 24
+        self,
+        arguments: list[str],
+        env: dict[str, str],
+        *,
+        columns: int = 80,
+        lines: int = 24,
+        script: str = INTERRUPTIBLE,
     ) -> None:
-        super().__init__(arguments, env, columns=columns, lines=lines)
+        super().__init__(arguments, env, columns=columns, lines=lines, script=script)
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.Stream(self._screen)
         self._fed = 0

@@ -90,7 +90,11 @@ def test_what_is_placed_and_taken_away(image: Image) -> None:
         "usr/local/lib/systemd/system/qwaved.service",
         "usr/local/lib/systemd/system/qwaved.socket",
         "usr/local/lib/sysusers.d/qwave.conf",
+        "usr/local/share/man/man1/qwave.1",
         "usr/local/share/man/man8/qwaved.8",
+        "usr/local/share/bash-completion/completions/qwave",
+        "usr/local/share/zsh/site-functions/_qwave",
+        "usr/local/share/fish/vendor_completions.d/qwave.fish",
         CONFIG,
     }
     assert image.told["supervisor"] is None

@@ -7,6 +7,7 @@ import typer
 
 from openqwave.cli.bounds import check_range, check_run_seconds
 from openqwave.cli.capture.options import capture_app
+from openqwave.cli.completing import hosts
 from openqwave.cli.doctor.options import doctor_app
 from openqwave.cli.overview.options import overview_app
 from openqwave.cli.policy.options import policy_app
@@ -40,7 +41,6 @@ demo_app = typer.Typer(rich_markup_mode="markdown")
 
 def _program() -> typer.Typer:
     program = typer.Typer(
-        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         # Plain text, except that the lines of a paragraph are joined.
@@ -202,6 +202,7 @@ def probe(
         typer.Argument(
             metavar="HOST",
             help="Name or address of a host that runs `qwave sink`.",
+            autocompletion=hosts,
             show_default=False,
         ),
     ] = None,

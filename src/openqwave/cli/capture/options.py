@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from openqwave.cli.bounds import check_network, check_seconds
+from openqwave.cli.completing import hosts, interfaces
 
 capture_app = typer.Typer(rich_markup_mode="markdown")
 
@@ -23,6 +24,7 @@ def capture(
             "--interface",
             metavar="IFACE",
             help="Look at this interface; otherwise at all.",
+            autocompletion=interfaces,
             show_default=False,
         ),
     ] = None,
@@ -71,6 +73,7 @@ def capture(
             "--host",
             metavar="ADDRESS",
             help="Only packets from or to this address, or network as 10.0.0.0/8.",
+            autocompletion=hosts,
             callback=_check_host,
             show_default=False,
         ),

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from openqwave.cli.completing import hosts
+
 doctor_app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -14,6 +16,7 @@ def doctor(
         typer.Argument(
             metavar="HOST",
             help="Look at the way to this host, and at nothing but the interface that leads there.",
+            autocompletion=hosts,
             show_default=False,
         ),
     ] = None,

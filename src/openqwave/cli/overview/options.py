@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from openqwave.cli.bounds import check_seconds
+from openqwave.cli.completing import hosts, processes, users
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document; with --watch, one a line.")
@@ -44,18 +45,32 @@ def _check_watching(watches: bool, interval: float | None, for_seconds: float | 
 def flows(
     user: Annotated[
         str | None,
-        typer.Option("--user", metavar="USER", help="Only flows of this user.", show_default=False),
+        typer.Option(
+            "--user",
+            metavar="USER",
+            help="Only flows of this user.",
+            autocompletion=users,
+            show_default=False,
+        ),
     ] = None,
     pid: Annotated[
         int | None,
         typer.Option(
-            "--pid", metavar="PID", help="Only flows of this process.", show_default=False
+            "--pid",
+            metavar="PID",
+            help="Only flows of this process.",
+            autocompletion=processes,
+            show_default=False,
         ),
     ] = None,
     host: Annotated[
         str | None,
         typer.Option(
-            "--host", metavar="HOST", help="Only flows that go to this host.", show_default=False
+            "--host",
+            metavar="HOST",
+            help="Only flows that go to this host.",
+            autocompletion=hosts,
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -83,7 +98,12 @@ def flows(
 def paths(
     host: Annotated[
         str | None,
-        typer.Argument(metavar="HOST", help="Only the path to this host.", show_default=False),
+        typer.Argument(
+            metavar="HOST",
+            help="Only the path to this host.",
+            autocompletion=hosts,
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = False,
     watch: Watches = False,

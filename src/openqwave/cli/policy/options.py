@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from openqwave.cli.completing import processes, users
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -88,7 +90,11 @@ def show(
 def explain(
     who: Annotated[
         str,
-        typer.Argument(metavar="PID|PROGRAM", help="A process, or a program by its path or name."),
+        typer.Argument(
+            metavar="PID|PROGRAM",
+            help="A process, or a program by its path or name.",
+            autocompletion=processes,
+        ),
     ],
     to: Annotated[
         str,
@@ -112,6 +118,7 @@ def explain(
             "--user",
             metavar="USER",
             help="Who would run PROGRAM, by name or number.",
+            autocompletion=users,
             show_default=False,
         ),
     ] = None,

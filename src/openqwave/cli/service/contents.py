@@ -79,6 +79,11 @@ def files(layout: Layout, interpreter: str) -> dict[Path, Content]:
         layout.units / "qwaved.socket": Content(_packaged("systemd/qwaved.socket")),
         layout.users: Content(_packaged("sysusers.d/qwave.conf")),
         layout.page: Content(_packaged("man/qwaved.8")),
+        layout.command_page: Content(_packaged("man/qwave.1")),
+        **{
+            place: Content(_packaged(f"completions/{name}"))
+            for name, place in layout.completions.items()
+        },
     }
 
 

@@ -76,8 +76,27 @@ class Layout:
 
     @property
     def page(self) -> Path:
-        """The manual page."""
-        return self.prefix / "share" / "man" / "man8" / "qwaved.8"
+        """The manual page of the service."""
+        return self.share / "man" / "man8" / "qwaved.8"
+
+    @property
+    def command_page(self) -> Path:
+        """The manual page of the command."""
+        return self.share / "man" / "man1" / "qwave.1"
+
+    @property
+    def completions(self) -> dict[str, Path]:
+        """What bash, zsh and fish read to complete the command, by its name in the package."""
+        return {
+            "qwave.bash": self.share / "bash-completion" / "completions" / "qwave",
+            "_qwave": self.share / "zsh" / "site-functions" / "_qwave",
+            "qwave.fish": self.share / "fish" / "vendor_completions.d" / "qwave.fish",
+        }
+
+    @property
+    def share(self) -> Path:
+        """What does not depend on the machine."""
+        return self.prefix / "share"
 
     @property
     def config(self) -> Path:
