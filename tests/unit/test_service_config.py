@@ -72,6 +72,7 @@ def test_everything_can_be_said() -> None:
         """
         service = { socket = "/run/q.sock", state_directory = "/srv/q", log_level = "debug" }
         access.operators_group = "wheel"
+        access.priority_needs_contract = true
         rates.default_minimum_kbps = 100
 
         [marks]
@@ -130,6 +131,7 @@ def test_everything_can_be_said() -> None:
             },
             default_minimum_bps=100_000,
             operators_group="wheel",
+            priority_needs_contract=True,
             limits=Limits(1, 2, 3, 4, 5, 8),
             experiments=Experiments(
                 share_ppm=5_000,
@@ -226,6 +228,7 @@ def test_the_pages_example_is_good() -> None:
         ("[service]\nlog_level = 'loud'", 2, 'has to be "debug" or "error" or "info" or "warn'),
         ("[access]\noperators_group = ''", 2, "the name of a group"),
         ("[access]\noperators_group = 'a b'", 2, "the name of a group"),
+        ("[access]\npriority_needs_contract = 1", 2, "is 1 and has to be true or false"),
         ("[marks]\nvoice = {dscp = 64}", 2, "marks.voice.dscp is 64 and has to be a whole number "),
         ("[marks]\nvoice = {dscp = -1}", 2, "from 0 to 63"),
         ("[marks]\nvoice = {dscp = 46.0}", 2, "is 46.0 and has to be a whole number"),

@@ -82,6 +82,10 @@ WINDOWS_MARKS: Mapping[TrafficType, Marks | None] = MappingProxyType(
 )
 
 
+# What gives way to other traffic, or asks nothing of it, takes nothing from anybody.
+_MODEST_TYPES = (TrafficType.BEST_EFFORT, TrafficType.BACKGROUND)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much one client may hold, so that a leak in it is its own trouble.
@@ -141,6 +145,9 @@ class Policy:
     operators_group: str = "netdev"
     limits: Limits = Limits()
     experiments: Experiments = Experiments()
+    # Marks above best effort are for flows with a contract only. Windows asks for that where its
+    # administrator does, and not by itself: programs that only mark would get nothing.
+    priority_needs_contract: bool = False
     # For programs that ask for nothing themselves, in the order in which they stand.
     rules: tuple[Rule, ...] = ()
 
@@ -153,3 +160,11 @@ class Policy:
         """The 802.1p priority of a traffic type, or None where packets stay untouched."""
         marks = self.marks[traffic_type]
         return None if marks is None else marks.pcp
+
+    def withholds(self, traffic_type: TrafficType) -> bool:
+        """Does a flow get the marks of a type only while it has a contract?"""
+        return (
+            self.priority_needs_contract
+            and traffic_type not in _MODEST_TYPES
+            and self.marks[traffic_type] is not None
+        )

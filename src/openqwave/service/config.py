@@ -220,9 +220,7 @@ _POLICY_LIMITS: Final = (
 
 
 def _policy(read_settings: settings.Settings) -> Policy:
-    given: dict[str, Any] = {}
-    if read_settings.access.operators_group is not None:
-        given["operators_group"] = read_settings.access.operators_group
+    given = _given(read_settings.access, "operators_group", "priority_needs_contract")
     if read_settings.rates.default_minimum_kbps is not None:
         given["default_minimum_bps"] = read_settings.rates.default_minimum_kbps * _BPS_PER_KBPS
     return Policy(

@@ -128,6 +128,7 @@ class Access(Struct, frozen=True):
     """`[access]`: who may do what."""
 
     operators_group: _Group | None = None
+    priority_needs_contract: bool | None = None
 
 
 class TypeMarks(Struct, frozen=True):

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from openqwave.runtime.runtime import Runtime
     from openqwave.service.sending import SendingRates
     from openqwave.service.shownflows import Rates, ShownFlow
-    from openqwave.subsystem.flows import Settings
     from openqwave.subsystem.views import FlowView, PathOverview
 
 # So many flows or paths are looked at while the engine is locked: a tenth of a millisecond.
@@ -58,11 +57,13 @@ _MARKING_WORDS: Final = {
     Marking.BY_DSCP: "exact DSCP",
     Marking.ENDED: "ended",
 }
+_WITHHELD_WORD: Final = "needs a rate"
 _PROTOCOL_WORDS: Final = {Transport.TCP: "tcp", Transport.UDP: "udp"}
 
 NO_BACKEND: Final = "none"
 _UNADMITTED: Final = "no rate is admitted yet, so nothing is changed"
 _ENDED: Final = "a rate of 0 ended marking and shaping"
+_WITHHELD: Final = "policy wants a rate to be set before priority, so nothing is changed"
 _UNMARKED: Final = "this traffic type leaves packets as the program makes them"
 _UNHELD: Final = "the program paces itself, and these packets get no marks"
 
@@ -140,7 +141,7 @@ def flow_row(shown: ShownFlow, owner: OwnerView, rates: Rates) -> FlowRow:
         uid=owner.uid,
         adaptive=view.is_adaptive,
         traffic_type=_words(settings.traffic_type.name),
-        marking=_MARKING_WORDS[settings.marking],
+        marking=_WITHHELD_WORD if view.is_withheld else _MARKING_WORDS[settings.marking],
         dscp=None if treatment.dscp is None else marks.conformant_dscp,
         pcp=marks.conformant_pcp or None,
         priority=treatment.queue_priority,
@@ -182,13 +183,16 @@ def backend_of(view: FlowView, name: str, how: str) -> tuple[str, str]:
     """
     treatment, contract = view.treatment, view.settings.contract
     if treatment.dscp is None and treatment.rate_bps is None:
-        return NO_BACKEND, _why_nothing(view.settings)
+        return NO_BACKEND, _why_nothing(view)
     if contract is not None and treatment.rate_bps is None:
         how += f"; {_BY_PROGRAM}"
     return name, how
 
 
-def _why_nothing(settings: Settings) -> str:
+def _why_nothing(view: FlowView) -> str:
+    settings = view.settings
+    if view.is_withheld:
+        return _WITHHELD
     if settings.marking is Marking.UNADMITTED:
         return _UNADMITTED
     if settings.marking is Marking.ENDED:

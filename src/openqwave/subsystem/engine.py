@@ -137,7 +137,7 @@ class Engine:
         self._tracking = Tracking(self._notices, self._paths, policy)
         self._usage = Usage(self._registry, self._paths, self._ledger)
         self._remarking = Remarking(self._registry)
-        self._views = Views(self._registry, self._paths, self._notices, self._usage)
+        self._views = Views(self._registry, self._paths, self._notices, self._usage, policy)
         self._now_ns = 0
         self._open_change: tuple[int | None, _Change] | None = None
         # The request that had waited, of which that is the change, if it did.
@@ -328,6 +328,7 @@ class Engine:
         self._policy = policy
         self._registry.obey(policy)
         self._tracking.obey(policy)
+        self._views.obey(policy)
         self._paths.obey(policy.experiments)
         self._remarking.begin()
         for path in self._paths.all():

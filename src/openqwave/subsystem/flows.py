@@ -7,6 +7,10 @@ What marks a flow's packets is a small state machine, kept as a table:
     BY_DSCP      one exact code point
     ENDED        a rate of 0 ended shaping and marking, until a type or rate is set
 
+Where policy wants a contract before priority, the marks of a type above best effort are withheld
+from a flow without one. That is no state of the machine, so that a policy that changes finds every
+flow where it would have been. An exact code point is not withheld: it has a right of its own.
+
 A contract that only shapes leaves packets unmarked whatever the state (the SDK header's
 word against the web page's). One that re-marks what is above its rate gives such packets DSCP 0,
 and 802.1p 0 where the others have a tag.
@@ -117,6 +121,14 @@ class Settings:
             marking = Marking.UNADMITTED
         return Settings(self.traffic_type, marking)
 
+    def is_withheld(self, policy: Policy) -> bool:
+        """Would the packets have marks if there were a contract?"""
+        return (
+            self.contract is None
+            and self.marking is Marking.BY_TYPE
+            and policy.withholds(self.traffic_type)
+        )
+
     def treatment(self, policy: Policy, *, carries_tags: bool = False) -> Treatment:
         """What the kernel must do with the packets.
 
@@ -127,6 +139,8 @@ class Settings:
         if self.marking is Marking.UNADMITTED or self.marking is Marking.ENDED:
             return UNTOUCHED
         contract = self.contract
+        if contract is None and policy.priority_needs_contract and self.is_withheld(policy):
+            return UNTOUCHED
         dscp = self.dscp if self.marking is Marking.BY_DSCP else policy.dscp_of(self.traffic_type)
         pcp = policy.pcp_of(self.traffic_type) if carries_tags else None
         if contract is None:

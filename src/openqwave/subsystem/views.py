@@ -23,6 +23,7 @@ from openqwave.model.value import value
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from openqwave.admission.policy import Policy
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.flow import PacketPriority, TrafficType, Treatment
     from openqwave.model.path import PathStatus
@@ -85,6 +86,7 @@ class FlowView:
         host: The far end of an adaptive flow's path; None for others.
         path: How it stands with that.
         sending_bps: What it sends now, TCP's payload; None where the subsystem does not know.
+        is_withheld: It gets no marks because policy wants a contract first.
     """
 
     flow_id: int
@@ -100,6 +102,7 @@ class FlowView:
     host: Endpoint | None
     path: PathState
     sending_bps: int | None
+    is_withheld: bool = False
 
     @property
     def streams(self) -> tuple[int, ...]:
@@ -148,11 +151,18 @@ class PathTally:
 class Views:
     """Makes views of what the engine keeps; see the module's text."""
 
-    def __init__(self, registry: Registry, paths: Paths, notices: Notices, usage: Usage) -> None:
+    def __init__(
+        self, registry: Registry, paths: Paths, notices: Notices, usage: Usage, policy: Policy
+    ) -> None:
+        self._policy = policy
         self._registry = registry
         self._paths = paths
         self._notices = notices
         self._usage = usage
+
+    def obey(self, policy: Policy) -> None:
+        """Go by another policy from now on."""
+        self._policy = policy
 
     def flows(
         self, after: int, limit: int, *, now_ns: int, owners: Collection[int] | None = None
@@ -230,6 +240,8 @@ class Views:
             flow.host,
             self._state_of(flow, now_ns),
             self._usage.sending_bps(flow, now_ns),
+            # Where the kernel refused to take marks away, the flow has them still.
+            flow.treatment.dscp is None and flow.settings.is_withheld(self._policy),
         )
 
     def _state_of(self, flow: Flow, now_ns: int) -> PathState:

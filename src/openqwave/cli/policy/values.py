@@ -49,6 +49,9 @@ def values_of(config: Config) -> list[Value]:
     """All values of the policy, table by table."""
     found = [
         _value(config, ("access", "operators_group"), config.policy.operators_group),
+        _value(
+            config, ("access", "priority_needs_contract"), config.policy.priority_needs_contract
+        ),
         _value(config, ("marks", "profile"), config.profile),
     ]
     for traffic_type in TrafficType:
