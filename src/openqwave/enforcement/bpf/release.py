@@ -27,12 +27,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import re
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from openqwave.enforcement.bpf import syscalls
 from openqwave.enforcement.missing import MechanismMissing
+from openqwave.model.cgroups import group_mount
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -51,8 +51,6 @@ _IS_BUSY, _IS_DISCARDED = 1 << 31, 1 << 30
 _RECORD_HEADER_BYTES: Final = 8
 
 _MOUNTS: Final = "/proc/self/mountinfo"
-# How mountinfo writes blanks and backslashes in a path.
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def cgroup_root(mounts: str) -> str | None:
@@ -64,14 +62,8 @@ def cgroup_root(mounts: str) -> str | None:
     Returns:
         The path; of several the one nearest to the root. None if there is none.
     """
-    found: list[tuple[int, str]] = []
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if "-" not in fields[6:] or fields[fields.index("-", 6) + 1] != "cgroup2":
-            continue
-        depth = 0 if fields[3] == "/" else 1 + fields[3].count("/")
-        found.append((depth, _OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[4])))
-    return min(found)[1] if found else None
+    mount = group_mount(mounts)
+    return None if mount is None else mount.point
 
 
 def attach(program: int, mounts: str | None = None) -> int:
