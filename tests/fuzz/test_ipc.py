@@ -82,6 +82,7 @@ READERS: list[Callable[[bytes], object]] = [
     lambda raw: pages.page_of(raw, ms.FlowRow),
     lambda raw: pages.page_of(raw, ms.PathRow),
     lambda raw: pages.page_of(raw, ms.ProgramRow),
+    lambda raw: pages.page_of(raw, ms.RefusalRow),
     started_run_of,
 ]
 MODEL = Fundamentals | PacketPriority | PathStatus

@@ -19,7 +19,6 @@ from openqwave.ipc.values import status_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 
-DENIED = Refusal(ErrorCode.ERROR_ACCESS_DENIED, "listing all flows needs effective uid 0")
 LOST = Refusal(ErrorCode.ERROR_DEVICE_REINITIALIZATION_NEEDED, "the machine slept")
 
 STATUS = ms.StatusRow(
@@ -49,6 +48,7 @@ class Script:
     Attributes:
         flows: What is listed at each look (counted from 0).
         paths: What is listed.
+        refusals: What was refused, by ascending numbers.
         status: How it is.
         page_rows: How many rows a page has.
         is_administrator: Whether the asker may see all.
@@ -61,6 +61,7 @@ class Script:
 
     flows: Callable[[int], Sequence[ms.FlowRow]] = lambda _: ()
     paths: Sequence[ms.PathRow] = ()
+    refusals: Sequence[ms.RefusalRow] = ()
     status: ms.StatusRow = STATUS
     page_rows: int = 100
     is_administrator: bool = True
@@ -180,9 +181,11 @@ class FakeService:
             case ms.ListPaths(after=after):
                 return _page("paths", script.paths[after:], script.page_rows)
             case ms.AskStatus():
-                return status_to_json(script.status)
-            case ms.EnumerateFlows():
-                return _page("flows", (), 1) if script.is_administrator else DENIED
+                status = msgspec.structs.replace(script.status, sees_all=script.is_administrator)
+                return status_to_json(status)
+            case ms.ListRefusals(after=after):
+                refused = [row for row in script.refusals if row.number > after]
+                return _page("refusals", refused, script.page_rows)
             case _:
                 raise AssertionError(f"nobody expected {request}")
 

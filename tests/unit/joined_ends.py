@@ -42,6 +42,7 @@ REQUESTS: list[Callable[[int], ms.Request]] = [
     lambda i: ms.StartRun(i, "player", 4711),
     lambda i: ms.EndRun(i, 7),
     lambda i: ms.ListPrograms(i, 3),
+    lambda i: ms.ListRefusals(i, 3),
 ]
 
 

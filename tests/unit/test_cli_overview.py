@@ -146,7 +146,7 @@ def test_what_cannot_be_understood_is_told(
 
 
 def test_a_refusal_is_told(served: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
-    served.script = Script(answers={ms.EnumerateFlows: BUSY})
+    served.script = Script(answers={ms.AskStatus: BUSY})
     assert run_flows(Options()) == 2
     assert capsys.readouterr() == ("", "The service refuses: 256 handles are open.\n")
 

@@ -78,6 +78,7 @@ BYTES: list[tuple[ms.Hello | ms.Request, str]] = [
     ),
     (ms.EndRun(19, 3), '{"type":"end_run","id":19,"run":3}'),
     (ms.ListPrograms(20, 3), '{"type":"list_programs","id":20,"after":3}'),
+    (ms.ListRefusals(21, 3), '{"type":"list_refusals","id":21,"after":3}'),
 ]
 
 

@@ -30,6 +30,7 @@ from openqwave.model.codes import ErrorCode
 from openqwave.model.estimates import CongestionReason
 from openqwave.model.flow import NoticeKind, RateReason, Shaping, TrafficType
 from openqwave.model.path import LinkType
+from openqwave.service.refusals import OF_A_USER, OF_ALL
 from tests.unit.joined_ends import client_events, service_events
 
 PAGE = (Path(__file__).parents[2] / "docs" / "control-protocol.md").read_text(encoding="utf-8")
@@ -73,7 +74,7 @@ def test_every_packet_is_on_the_page() -> None:
 
 
 def test_every_field_is_on_the_page() -> None:
-    rows = (FlowRow, PathRow, ProgramRow, StartedRun)
+    rows = (FlowRow, PathRow, ProgramRow, StartedRun, ms.RefusalRow)
     kinds = (ms.Hello, *typing.get_args(ms.Request), *typing.get_args(ms.Reply), *rows)
     told = set(re.findall(r"[`\"](\w+)[`\"]", PAGE))
     assert {field for kind in kinds for field in kind.__struct_fields__} <= told
@@ -109,6 +110,14 @@ def test_examples_of_lists() -> None:
     assert started_run_of(bytes(started.value)).run == 3
     assert started_run_of(bytes(adopted.value)).adopted == 3
     assert [row.kind for row in page_of(bytes(programs.value), ms.ProgramRow)[0]] == ["run", "rule"]
+    (text,) = re.findall(r"^S (\{.*\})$", section("list_refusals"), re.M)
+    answer = ms.decode_reply(text.encode())
+    assert isinstance(answer, ms.Answer)
+    refusals, _ = page_of(bytes(answer.value), ms.RefusalRow)
+    assert [(row.name, ErrorCode(row.code).name, row.times) for row in refusals] == [
+        ("ERROR_NO_SYSTEM_RESOURCES", "ERROR_NO_SYSTEM_RESOURCES", 1),
+        ("ERROR_NETWORK_BUSY", "ERROR_NETWORK_BUSY", 3),
+    ]
     (text,) = re.findall(r"^S (\{.*\})$", section("status"), re.M)
     answer = ms.decode_reply(text.encode())
     assert isinstance(answer, ms.Answer)
@@ -126,6 +135,7 @@ def test_limits_on_the_page() -> None:
         f"{limits.queue_bytes >> 20} MiB",
         f"{ms.MAX_PROGRAM_CHARS} characters at most",
         f"This is version {ms.PROTOCOL_VERSION}",
+        f"remembers {OF_A_USER:,} of a user and {OF_ALL:,} in all",
         *(f"| `{feature}` |" for feature in ms.FEATURES),
     ):
         assert number in PAGE

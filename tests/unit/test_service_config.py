@@ -26,9 +26,9 @@ from openqwave.model.flow import TrafficType
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.service import config, settings
 from openqwave.service.config import MAX_FILE_BYTES, Config, ConfigError, load, parse
+from openqwave.service.limits import ServerLimits
 from openqwave.service.metrics.places import Place as Spot
 from openqwave.service.metrics.places import Wanted
-from openqwave.service.server import ServerLimits
 from openqwave.service.toml_lines import DEEPEST, Place, line_of, line_of_depth, places_of
 
 FILE = Path("/etc/qwave/qwaved.toml")

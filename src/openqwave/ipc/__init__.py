@@ -8,6 +8,7 @@ says what it is. Docs: ``docs/control-protocol.md``.
 `messages`    every packet, and bytes to packets
 `rows`        what lists and the status consist of
 `programs`    the same for programs that ask for nothing
+`refusals`    and for what was refused
 `values`      what answers hold: values of the model as JSON and back
 `pages`       lists in answers
 `serving`     `ServiceEnd`: the service's end of one connection

@@ -31,6 +31,9 @@ from openqwave.ipc.programs import ListPrograms as ListPrograms
 from openqwave.ipc.programs import ProgramRow as ProgramRow
 from openqwave.ipc.programs import StartedRun as StartedRun
 from openqwave.ipc.programs import StartRun as StartRun
+from openqwave.ipc.refusals import REFUSALS
+from openqwave.ipc.refusals import ListRefusals as ListRefusals
+from openqwave.ipc.refusals import RefusalRow as RefusalRow
 from openqwave.ipc.rows import BackendRow as BackendRow
 from openqwave.ipc.rows import FlowRow as FlowRow
 from openqwave.ipc.rows import InterfaceRow as InterfaceRow
@@ -42,7 +45,7 @@ from openqwave.ipc.rows import StatusRow as StatusRow
 
 PROTOCOL_VERSION: Final = 1
 # Optional parts of the protocol that this code knows.
-FEATURES: Final[tuple[str, ...]] = (PROGRAMS,)
+FEATURES: Final[tuple[str, ...]] = (PROGRAMS, REFUSALS)
 
 # A descriptor's number is an int of C.
 _MAX_NUMBER: Final = (1 << 31) - 1
@@ -261,6 +264,7 @@ Request: TypeAlias = (
     | StartRun
     | EndRun
     | ListPrograms
+    | ListRefusals
 )
 
 # -- from the service --------------------------------------------------------------------

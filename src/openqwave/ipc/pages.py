@@ -13,6 +13,7 @@ import msgspec
 from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.packets import MAX_ANSWER_BYTES, encode_packet, read_value
 from openqwave.ipc.programs import ProgramRow
+from openqwave.ipc.refusals import RefusalRow
 from openqwave.ipc.rows import FlowRow, PathRow
 
 if TYPE_CHECKING:
@@ -46,12 +47,18 @@ class _ProgramRows(msgspec.Struct, frozen=True):
     more: bool
 
 
+class _RefusalRows(msgspec.Struct, frozen=True):
+    refusals: tuple[RefusalRow, ...]
+    more: bool
+
+
 # By what a list is of: the name that it has in a page, and how that is read.
 _PAGES: Final[dict[type, tuple[str, msgspec.json.Decoder[Any]]]] = {
     int: ("flows", msgspec.json.Decoder(_FlowIds)),
     FlowRow: ("flows", msgspec.json.Decoder(_FlowRows)),
     PathRow: ("paths", msgspec.json.Decoder(_PathRows)),
     ProgramRow: ("programs", msgspec.json.Decoder(_ProgramRows)),
+    RefusalRow: ("refusals", msgspec.json.Decoder(_RefusalRows)),
 }
 
 
@@ -82,6 +89,11 @@ def path_page(rows: Iterable[PathRow]) -> bytes:
 def program_page(rows: Iterable[ProgramRow]) -> bytes:
     """The value of an answer to ``list_programs``: as many rows as go into it."""
     return _page("programs", rows)
+
+
+def refusal_page(rows: Iterable[RefusalRow]) -> bytes:
+    """The value of an answer to ``list_refusals``: as many rows as go into it."""
+    return _page("refusals", rows)
 
 
 def page(rows: Iterable[_T], encode: Callable[[_T], bytes]) -> tuple[bytes, bool]:
@@ -125,7 +137,7 @@ def page_of(raw: bytes, kind: type[_T]) -> tuple[tuple[_T, ...], bool]:
 
     Args:
         raw: The answer.
-        kind: What it is a list of: int (ids of flows), `FlowRow`, `PathRow` or `ProgramRow`.
+        kind: What it is a list of: int (ids of flows), or a kind of row.
 
     Returns:
         The rows, and whether there is more.

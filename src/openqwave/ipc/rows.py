@@ -198,6 +198,7 @@ class StatusRow(Row, frozen=True, kw_only=True):
         sink: Whether it answers other hosts' experiments.
         memory: Where estimates are kept.
         counters: Incidents and the like, by name; for administrators.
+        sees_all: Whether who asks is one, and is shown what is other users'.
     """
 
     service: str
@@ -217,3 +218,4 @@ class StatusRow(Row, frozen=True, kw_only=True):
     memory: MemoryRow
     interfaces: tuple[InterfaceRow, ...] = ()
     counters: dict[str, int] = {}
+    sees_all: bool = False

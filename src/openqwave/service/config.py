@@ -30,6 +30,7 @@ from openqwave.service.documents import (
     parse_document,
 )
 from openqwave.service.documents import read_file as _read_file
+from openqwave.service.limits import ServerLimits
 from openqwave.service.merging import merged
 from openqwave.service.metrics.places import NOWHERE, Wanted, place_of
 from openqwave.service.policyfiles import (
@@ -39,7 +40,6 @@ from openqwave.service.policyfiles import (
     files_in,
 )
 from openqwave.service.reading import read
-from openqwave.service.server import ServerLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

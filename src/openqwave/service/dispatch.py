@@ -160,6 +160,6 @@ def is_call(message: ms.Request) -> bool:
     return type(message) in _CALLS
 
 
-def name_of(message: ms.Request) -> str:
+def name_of(message: ms.Hello | ms.Request) -> str:
     """What the protocol calls a request: its `type`."""
     return str(message.__struct_config__.tag)

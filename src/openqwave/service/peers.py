@@ -12,7 +12,6 @@ they go when it is answered.
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import logging
 import socket
@@ -31,8 +30,9 @@ from openqwave.model.errors import Refusal
 from openqwave.runtime.pending import Pending
 from openqwave.runtime.session import Session
 from openqwave.service.access import credentials_of, identify
-from openqwave.service.brought import close_all, let_go, sockets_of
+from openqwave.service.brought import close_all, hang_up, let_go, sockets_of
 from openqwave.service.dispatch import NO_SOCKET, call, is_call, name_of
+from openqwave.service.refusals import UNHEARD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,10 +56,6 @@ _CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _clock_ns: Final = time.perf_counter_ns
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-
-# The queue of a connection holds ten packets by default (net.unix.max_dgram_qlen); whoever has
-# sent more than this does not read what is said.
-_UNREAD_AT_MOST: Final = 64
 
 _BROKEN: Final = Refusal(
     ErrorCode.ERROR_GEN_FAILURE, "the service failed at this request; its log says why"
@@ -111,8 +107,8 @@ class Peer:
         self._identity: Identity | None = None
         self._credentials: Credentials | None = None
         self._pending: dict[int, Pending] = {}
-        # What requests that are pending are called.
-        self._kinds: dict[int, str] = {}
+        # Requests that are pending.
+        self._asked: dict[int, ms.Request] = {}
         self._kept: dict[int, list[LentSocket]] = {}
 
     # -- as the caller of its session -------------------------------------------------
@@ -209,8 +205,7 @@ class Peer:
         handle_id = self._around.runtime.open_handle_for(self.owner)
         if isinstance(handle_id, Refusal):
             self._around.note("too many handles", self, handle_id.detail)
-            self._end.say_farewell(handle_id)
-            self.is_over = True
+            self.refuse(handle_id, hello)
             return
         self.handle_id = handle_id
         self._session = Session(self._around.runtime, handle_id, self)
@@ -229,29 +224,29 @@ class Peer:
             if is_call(request):
                 return self._call(session, kind, request, sockets)
             match request:
-                case ms.Cancel(id=request_id, request=which):
+                case ms.Cancel(request=which):
                     pending = self._pending.get(which)
                     refusal = session.cancel(0 if pending is None else pending.request_id)
                     self._around.tell_completed()
-                    self._answer(request_id, kind, refusal)
-                case ms.EnumerateFlows(id=request_id, after=after):
+                    self._answer(request, kind, refusal)
+                case ms.EnumerateFlows(after=after):
                     found = session.enumerate_flows()
                     self._answer_with(
-                        request_id,
+                        request,
                         kind,
                         found if isinstance(found, Refusal) else flow_id_page(found, after),
                     )
-                case ms.Close(id=request_id):
-                    self._answer(request_id, kind, session.close())
+                case ms.Close():
+                    self._answer(request, kind, session.close())
                     self._forget()
                     self.is_over = True
                 case _:
-                    self._answer_with(request.id, kind, self._around.show(self, request))
+                    self._answer_with(request, kind, self._around.show(self, request))
         except Exception:  # noqa: BLE001 - logged with its traceback
             # One request that the service fails at must not end it for everybody.
             _log.exception("a request failed: %s", type(request).__name__)
             self._around.note("failed requests", self, type(request).__name__)
-            self._answer_with(request.id, kind, _BROKEN)
+            self._answer_with(request, kind, _BROKEN)
         finally:
             self._around.requests.took(kind, _clock_ns() - began_ns)
         return False
@@ -278,9 +273,9 @@ class Peer:
         # What a call has ended is told before the call is answered.
         self._around.tell_completed()
         if not isinstance(result, Pending):
-            self._answer(request.id, kind, result)
+            self._answer(request, kind, result)
             return False
-        self._kinds[request.id] = kind
+        self._asked[request.id] = request
         self._postpone(request.id, result)
         if not sockets:
             return False
@@ -296,31 +291,32 @@ class Peer:
             lambda future: self._around.complete(self, request_id, future.result())
         )
 
-    def _answer(self, request_id: int, kind: str, result: Result) -> None:
+    def _answer(self, request: ms.Request, kind: str, result: Result) -> None:
         self._answer_with(
-            request_id, kind, result if isinstance(result, Refusal) else value_to_json(result)
+            request, kind, result if isinstance(result, Refusal) else value_to_json(result)
         )
 
-    def _answer_with(self, request_id: int, kind: str, answer: bytes | Refusal) -> None:
+    def _answer_with(self, request: ms.Request, kind: str, answer: bytes | Refusal) -> None:
         if isinstance(answer, Refusal):
             self._around.requests.ended(kind, answer.code)
-            self._end.refuse(request_id, answer)
+            self._around.refusals.remember(self, request, answer)
+            self._end.refuse(request.id, answer)
         else:
             self._around.requests.ended(kind, None)
-            self._end.answer(request_id, answer)
+            self._end.answer(request.id, answer)
 
     # -- what comes by itself -----------------------------------------------------------
 
     def complete(self, request_id: int, result: Result) -> None:
         """A pending request has its result."""
         self._pending.pop(request_id, None)
-        kind = self._kinds.pop(request_id, "")
+        request = self._asked.pop(request_id, None)
         kept = self._kept.pop(request_id, None)
         if kept is not None:
             self._around.directory.take_back(kept)
             let_go(kept)
-        if not self.is_over:
-            self._answer(request_id, kind, result)
+        if request is not None and not self.is_over:
+            self._answer(request, name_of(request), result)
             # It may be one more than the peer has room for.
             self._take_events(())
             self.write()
@@ -331,8 +327,9 @@ class Peer:
             self._end.lose(_LOST)
             self.write()
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Say farewell."""
+    def refuse(self, refusal: Refusal, hello: ms.Hello = UNHEARD) -> None:
+        """Say farewell to who is not taken in."""
+        self._around.refusals.remember(self, hello, refusal)
         self._end.say_farewell(refusal)
         self.is_over = True
         self.write()
@@ -369,19 +366,7 @@ class Peer:
                 _log.exception("the end of a handle failed")
                 self._around.note("failed requests", self, "the end of a handle")
         self._forget()
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Close the connection, so that what was said last is read.
-
-        What a peer sent and nobody read would make the kernel tell it of a broken connection
-        first. Descriptors that come with it are dropped by the kernel.
-        """
-        with contextlib.suppress(OSError):
-            for _ in range(_UNREAD_AT_MOST):
-                if not self.sock.recv(1, socket.MSG_DONTWAIT):
-                    break
-        self.sock.close()
+        hang_up(self.sock)
 
     def _forget(self) -> None:
         """The handle is no more."""
@@ -393,4 +378,4 @@ class Peer:
             let_go(kept)
         self._kept.clear()
         self._pending.clear()
-        self._kinds.clear()
+        self._asked.clear()

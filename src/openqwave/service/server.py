@@ -24,17 +24,17 @@ import socket
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from openqwave.drivers.readiness import Wake
-from openqwave.ipc.serving import PeerLimits
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.incidents import Incidents
+from openqwave.service.limits import ServerLimits
 from openqwave.service.metrics.requests import Requests
 from openqwave.service.owners import Owners
 from openqwave.service.peers import Peer
+from openqwave.service.refusals import Refusals
 from openqwave.service.turns import Turns
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from openqwave.drivers.processes import Process
     from openqwave.drivers.reaching import ReachableSockets
     from openqwave.ipc import messages as ms
+    from openqwave.ipc.serving import PeerLimits
     from openqwave.runtime.pending import Result
     from openqwave.runtime.runtime import Runtime
 
@@ -67,21 +68,6 @@ _DEBTS_S = 0.01
 _NEVER_S = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """How much clients may cost.
-
-    Attributes:
-        connections: Of all clients together; each costs a descriptor and some kilobytes.
-        connections_per_user: Of one user who is not root, so that there is room for others.
-        peer: Of one connection.
-    """
-
-    connections: int = 8_192
-    connections_per_user: int = 4_096
-    peer: PeerLimits = field(default_factory=PeerLimits)
-
-
 class Server:
     """Serves clients; see the module's text.
 
@@ -91,6 +77,7 @@ class Server:
         version: What the service calls itself.
         incidents: What went wrong with clients.
         requests: What they asked.
+        refusals: What they were refused.
     """
 
     def __init__(
@@ -118,6 +105,7 @@ class Server:
         self.version = version
         self.incidents = Incidents()
         self.requests = Requests()
+        self.refusals = Refusals(runtime)
         self.limits = limits or ServerLimits()
         self._show = show
         self._listeners = {listener.fileno(): listener for listener in listeners}

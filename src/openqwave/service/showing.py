@@ -1,8 +1,8 @@
 """What clients are shown of the whole host: lists of flows and paths, and the status.
 
-Whoever is no administrator sees the flows of processes of the same user, and no counters of
-incidents, which are about others. Paths are everybody's: they are facts about the network. Those
-that are only remembered are not: they tell with whom this host has talked.
+Whoever is no administrator sees the flows of processes of the same user and what that was refused,
+and no counters of incidents, which are about others. Paths are everybody's: they are facts about
+the network. Those that are only remembered are not: they tell with whom this host has talked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from openqwave.ipc import messages as ms
-from openqwave.ipc.pages import flow_page, path_page
+from openqwave.ipc.pages import flow_page, path_page, refusal_page
 from openqwave.ipc.values import status_to_json
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
@@ -70,6 +70,9 @@ class Showing:
                 if peer.credentials().is_administrator:
                     rows = chain(rows, remembered_rows(self._runtime, self._store, after))
                 return path_page(rows)
+            case ms.ListRefusals(after=after):
+                uid = None if peer.credentials().is_administrator else peer.uid
+                return refusal_page(server.refusals.rows(after, uid))
             case ms.AskStatus():
                 return self._status(server, peer, now_ns)
             case _:

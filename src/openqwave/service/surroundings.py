@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from openqwave.runtime.runtime import Runtime
     from openqwave.service.metrics.requests import Requests
     from openqwave.service.peers import Peer
+    from openqwave.service.refusals import Refusals
 
 
 class LendingDirectory(Protocol):
@@ -46,6 +47,10 @@ class Surroundings(Protocol):
     @property
     def requests(self) -> Requests:
         """Counts them."""
+
+    @property
+    def refusals(self) -> Refusals:
+        """Remembers what was refused."""
 
     @property
     def version(self) -> str:

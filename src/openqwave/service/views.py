@@ -315,6 +315,7 @@ def status_row(
         memory=MemoryRow(path=memory[0], state=memory[1]),
         interfaces=interfaces,
         counters=dict(counters or {}),
+        sees_all=counters is not None,
     )
 
 

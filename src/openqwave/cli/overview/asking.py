@@ -18,6 +18,7 @@ from openqwave.ipc import messages as ms
 from openqwave.ipc.asking import Answered, ClientEnd, Farewelled, Refusing, Welcomed
 from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.pages import page_of
+from openqwave.ipc.refusals import REFUSALS
 from openqwave.ipc.values import status_of
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import QosError, Refusal
@@ -35,9 +36,6 @@ _RETRY_S: Final = 0.05
 
 # One byte more than an answer may have: what fills it was cut.
 _READ_BYTES: Final = ms.MAX_ANSWER_BYTES + 1
-
-# What is asked for to learn whether all flows may be seen: ids after the last there can be.
-_AFTER_ALL: Final = ms.MAX_ID
 
 
 class NoService(Exception):
@@ -102,6 +100,7 @@ class Service:
             self.close()
             said = event.refusal.detail if isinstance(event, Farewelled) else "no welcome"
             raise NoService(f"the service at {path} said: {said}")
+        self._features = event.welcome.features
 
     def _connect(self) -> None:
         end_s = self._deadline()
@@ -151,21 +150,32 @@ class Service:
             return status_of(raw)
 
     def sees_all(self) -> bool:
-        """Does the service show this user the flows of everybody?"""
-        answer = self._outcome(ms.EnumerateFlows(self._end.next_id(), _AFTER_ALL))
-        if isinstance(answer, Refusal) and answer.code is not ErrorCode.ERROR_ACCESS_DENIED:
-            raise _failure(answer)
-        return not isinstance(answer, Refusal)
+        """Does the service show this user what is other users'?"""
+        return self.status().sees_all
+
+    def refusals(self, after: int = 0) -> list[ms.RefusalRow]:
+        """What was refused and this user may see, the oldest first.
+
+        Args:
+            after: Only what has a higher number.
+        """
+        if REFUSALS not in self._features:
+            return []
+        found: list[ms.RefusalRow] = []
+        more = True
+        while more:
+            raw = self._ask(ms.ListRefusals(self._end.next_id(), after))
+            with _understanding():
+                rows, more = page_of(raw, ms.RefusalRow)
+            if rows and rows[0].number <= after:
+                raise ServiceFailed("the service lists the same refusals again")
+            found += rows
+            after = found[-1].number if found else after
+        return found
 
     # -- packets ----------------------------------------------------------------------
 
     def _ask(self, message: ms.Request) -> bytes:
-        answer = self._outcome(message)
-        if isinstance(answer, Refusal):
-            raise _failure(answer)
-        return answer
-
-    def _outcome(self, message: ms.Request) -> bytes | Refusal:
         end_s = self._deadline()
         try:
             packet = self._end.request(message)
@@ -177,7 +187,7 @@ class Service:
                 case Answered(request_id=request_id, raw=raw) if request_id == message.id:
                     return raw
                 case Refusing(request_id=request_id, refusal=refusal) if request_id == message.id:
-                    return refusal
+                    raise _failure(refusal)
                 case _:
                     continue
 
