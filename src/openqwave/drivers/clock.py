@@ -6,7 +6,7 @@ CLOCK_MONOTONIC stands still while the machine is suspended, CLOCK_BOOTTIME does
 
 from __future__ import annotations
 
-import time
+from time import CLOCK_BOOTTIME, clock_gettime_ns, monotonic_ns
 from typing import Protocol
 
 
@@ -26,6 +26,6 @@ class SystemClock:
 
     def read(self) -> tuple[int, int]:
         """CLOCK_MONOTONIC, and CLOCK_BOOTTIME less CLOCK_MONOTONIC."""
-        since_start_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        now_ns = time.monotonic_ns()
+        since_start_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        now_ns = monotonic_ns()
         return now_ns, since_start_ns - now_ns

@@ -72,10 +72,13 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
     """The one treatment that the whole socket can get."""
     if not shares:
         return UNTOUCHED
-    # No option makes a tag; who asks is told so otherwise (`Applied.untagged`).
-    treatments = [_without_tag(share.treatment) for share in shares]
-    treatment = treatments[0]
-    if any(other != treatment for other in treatments[1:]):
+    treatment = shares[0].treatment
+    if treatment.pcp is not None:
+        # No option makes a tag; who asks is told so otherwise (`Applied.untagged`).
+        treatment = replace(treatment, pcp=None)
+    if len(shares) > 1 and any(
+        replace(share.treatment, pcp=None) != treatment for share in shares[1:]
+    ):
         return Refusal(
             ErrorCode.ERROR_NOT_SUPPORTED,
             "socket options treat all packets of a socket alike, and this one would be in flows "
@@ -94,16 +97,6 @@ def _express(shares: tuple[Share, ...]) -> Treatment | Refusal:
             "one socket for each flow, or let the service use BPF",
         )
     return treatment
-
-
-def _without_tag(treatment: Treatment) -> Treatment:
-    return treatment if treatment.pcp is None else replace(treatment, pcp=None)
-
-
-def _tagged(plans: tuple[SocketPlan, ...]) -> frozenset[int]:
-    """The flows that want 802.1p tags, which no option of a socket makes."""
-    wanted = [share for plan in plans for share in plan.shares]
-    return frozenset([share.flow_id for share in wanted if share.treatment.pcp is not None])
 
 
 def _refusal_of(error: OSError | NotKept | PacingRefused) -> Refusal:
@@ -143,6 +136,8 @@ class SocketOptions:
         undone: a socket without marks is what was wanted.
         """
         gone: set[int] = set()
+        # No option of a socket makes an 802.1p tag.
+        untagged: set[int] = set()
         # A plan for one socket has nothing before it to bring back.
         undo: list[Callable[[], None]] | None = [] if len(plans) > 1 else None
         refused: Refusal | None = None
@@ -152,10 +147,12 @@ class SocketOptions:
                 refused = refused or refusal
                 if plan.shares:
                     break
+            for share in plan.shares:
+                if share.treatment.pcp is not None:
+                    untagged.add(share.flow_id)
         if refused is None:
-            untagged = _tagged(plans)
             if gone or untagged:
-                return Applied(frozenset(gone), untagged)
+                return Applied(frozenset(gone), frozenset(untagged))
             return _ALL_APPLIED
         while undo:
             try:
@@ -222,9 +219,8 @@ class SocketOptions:
                 self._lose(cookie, gone)
                 return None
             if hold is None:
-                hold = self._begin(cookie, sock)
+                hold = self._begin(plan, sock)
             before = hold.treatment, hold.pacing_bytes_per_s
-            hold.is_stream = plan.transport is Transport.TCP
             try:
                 rate_bps = treatment.rate_bps
                 pacing = None if rate_bps is None else self._pacing(sock, plan, rate_bps)
@@ -254,10 +250,11 @@ class SocketOptions:
             undo.append(partial(self._bring_back, cookie, hold, *before))
         return None
 
-    def _begin(self, cookie: int, sock: socket.socket) -> Hold:
+    def _begin(self, plan: SocketPlan, sock: socket.socket) -> Hold:
         """Take a socket that is to be touched; known before it is, so that nothing is lost."""
+        cookie = plan.cookie
         is_v6 = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
-        hold = Hold(SocketMarks(is_v6=is_v6))
+        hold = Hold(SocketMarks(is_v6=is_v6), is_stream=plan.transport is Transport.TCP)
         if self._journal is not None:
             owed = self._journal.left.get(cookie)
             if owed is not None:

@@ -10,7 +10,6 @@ Before each step it is looked at whether the machine slept, of which nobody tell
 from __future__ import annotations
 
 import threading
-from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from openqwave.drivers.clock import Clock, SystemClock
@@ -357,30 +356,33 @@ class Steps:
 
     def _carry_out(self, effects: list[Effect], answers: list[Answer]) -> None:
         """Do what the engine wants done; gather the answers."""
-        if len(effects) == 1 and isinstance(effects[0], Answer):
-            answers.append(effects[0])
-            return
-        wanted = deque(effects)
-        while wanted:
-            effect = wanted.popleft()
-            if isinstance(effect, Answer):
-                answers.append(effect)
-            elif isinstance(effect, ReadTraffic):
-                answers.append(Answer(effect.request_id, self._traffic_of(effect.flow_id)))
-            elif isinstance(effect, Apply):
-                plans = effect.plans
-                try:
-                    outcome = self._backend.apply(plans)
-                except BaseException:
-                    self._abandon()
-                    raise
-                wanted.extend(self._engine.receive_applied(outcome))
-                if isinstance(outcome, Applied):
-                    for plan in plans:
-                        if not plan.shares or plan.cookie in outcome.gone:
-                            self.directory.forget(plan.cookie)
-            else:
-                self._begin_experiments(effect)
+        while effects:
+            following: list[Effect] = []
+            for effect in effects:
+                if isinstance(effect, Answer):
+                    answers.append(effect)
+                elif isinstance(effect, Apply):
+                    # The last of the effects that it comes with.
+                    following = self._apply(effect.plans)
+                elif isinstance(effect, ReadTraffic):
+                    answers.append(Answer(effect.request_id, self._traffic_of(effect.flow_id)))
+                else:
+                    self._begin_experiments(effect)
+            effects = following
+
+    def _apply(self, plans: tuple[SocketPlan, ...]) -> list[Effect]:
+        """Have plans carried out; what the engine wants done thereafter."""
+        try:
+            outcome = self._backend.apply(plans)
+        except BaseException:
+            self._abandon()
+            raise
+        effects = self._engine.receive_applied(outcome)
+        if isinstance(outcome, Applied):
+            for plan in plans:
+                if not plan.shares or plan.cookie in outcome.gone:
+                    self.directory.forget(plan.cookie)
+        return effects
 
 
 def _handle_timers(engine: Engine, now_ns: int) -> list[Effect]:

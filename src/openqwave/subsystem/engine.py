@@ -38,7 +38,6 @@ from openqwave.subsystem.effects import (
     Applied,
     Apply,
     Effect,
-    Experiment,
     ReadTraffic,
     SocketPlan,
     Value,
@@ -147,7 +146,7 @@ class Engine:
         # Answers to other requests than the one at hand, experiments that are to be begun or
         # ended, and flows whose waiting requests become answers once the change that ends them
         # is kept.
-        self._effects: list[Answer | ReadTraffic | Experiment] = []
+        self._effects: list[Effect] = []
         self._ending: list[Flow] = []
         # Requests that waited and may be answered now; each has its turn when all before it is
         # settled.
@@ -215,7 +214,7 @@ class Engine:
         if change.is_remarking:
             self._remarking.settle(is_applied=isinstance(outcome, Applied))
         if isinstance(outcome, Applied):
-            if self._registry.tags:
+            if self._registry.tags.tagged:
                 self._registry.note_tags(change.cookies, outcome.untagged)
             return self._settle(request_id, change, outcome.gone)
         if change.is_final:
@@ -602,9 +601,9 @@ class Engine:
                 for pending in self._pending.of_flow(flow):
                     self._complete(pending, ABORTED)
             self._ending.clear()
-        if registry.tags.have_changed:
+        if registry.tags.changed:
             self._remarking.begin_towards(registry.tags.take())
-        if self._remarking:
+        if self._remarking.portions:
             cookies = self._remarking.take()
             if cookies:
                 self._effects = []
@@ -625,10 +624,8 @@ class Engine:
             self._complete(pending, outcome)
         if registry.touched:
             effects += self._paths.follow(self._now_ns)
-        if effects:
-            self._effects = []
-            return [*effects]
-        return []
+        self._effects = []
+        return effects
 
     def _end(self, flow: Flow) -> tuple[int, ...]:
         """End a flow; its waiting requests will be answered as aborted."""

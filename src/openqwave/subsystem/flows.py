@@ -52,6 +52,10 @@ class Marking(IntEnum):
     ENDED = 3
 
 
+# Nothing changes on the wire.
+_UNTOUCHED = frozenset((Marking.UNADMITTED, Marking.ENDED))
+
+
 class MarkingInput(IntEnum):
     """What can change where the marks come from."""
 
@@ -136,7 +140,7 @@ class Settings:
             policy: What has which marks.
             carries_tags: The flow's path was shown to carry 802.1p tags.
         """
-        if self.marking is Marking.UNADMITTED or self.marking is Marking.ENDED:
+        if self.marking in _UNTOUCHED:
             return UNTOUCHED
         contract = self.contract
         if contract is None and policy.priority_needs_contract and self.is_withheld(policy):

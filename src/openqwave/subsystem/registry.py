@@ -50,10 +50,6 @@ class _Socket:
     interface: int
     flows: dict[int, Flow]
 
-    def copy(self) -> _Socket:
-        """The same flows, for the day when a change is undone."""
-        return _Socket(self.transport, self.namespace, self.interface, self.flows.copy())
-
 
 # Ids of ended flows are a fifth of a process's list at most, and a few: making it anew then costs
 # each of them a handful of steps, and looking past them costs a page little.
@@ -204,14 +200,22 @@ class Registry:
     def end_flow(self, flow: Flow) -> tuple[int, ...]:
         """Remove a flow with all its sockets; returns their cookies."""
         cookies = tuple(flow.sockets)
-        before = [(cookie, self._sockets[cookie].copy()) for cookie in cookies]
-        for cookie in cookies:
+        before: list[tuple[int, _Socket, dict[int, Flow]]] = []
+        held, destinations = self._holdings[flow.owner], 0
+        for cookie, in_flow in flow.sockets.items():
+            socket = self._sockets[cookie]
+            before.append((cookie, socket, socket.flows.copy()))
             self._unlink(flow, cookie)
+            destinations += len(in_flow)
+        held.destinations -= destinations
         self._delete(flow)
 
         def undo() -> None:
             self._insert(flow)
-            self._sockets.update(before)
+            held.destinations += destinations
+            for cookie, socket, flows in before:
+                socket.flows = flows
+                self._sockets[cookie] = socket
 
         self.journal.append(undo)
         return cookies
@@ -219,12 +223,14 @@ class Registry:
     def put(self, flow: Flow, facts: SocketFacts, destination: Endpoint) -> None:
         """Add a (socket, destination) pair to a flow."""
         cookie = facts.cookie
+        socket = self._sockets.get(cookie)
+        if socket is None:
+            socket = _Socket(facts.transport, facts.namespace, facts.interface, {})
+            self._sockets[cookie] = socket
+        elif socket.interface != facts.interface:
+            self._note_interface(socket, facts.interface)
         if cookie not in flow.sockets:
             flow.sockets[cookie] = {}
-            socket = self._sockets.get(cookie)
-            if socket is None:
-                socket = _Socket(facts.transport, facts.namespace, facts.interface, {})
-                self._sockets[cookie] = socket
             socket.flows[flow.flow_id] = flow
         if flow.is_adaptive and flow.host is None:
             flow.host = destination.host()
@@ -232,14 +238,11 @@ class Registry:
         flow.sockets[cookie][destination] = facts.transport
         self._holdings[flow.owner].destinations += 1
         self.journal.append(lambda: self._drop(flow, cookie, destination))
-        self._note_interface(self._sockets[cookie], facts.interface)
 
     def _note_interface(self, socket: _Socket, interface: int) -> None:
         """Learn that a socket is bound to another interface than before."""
-        before = socket.interface
-        if interface != before:
-            socket.interface = interface
-            self.journal.append(lambda: setattr(socket, "interface", before))
+        before, socket.interface = socket.interface, interface
+        self.journal.append(lambda: setattr(socket, "interface", before))
 
     def take(self, flow: Flow, cookie: int, destination: Endpoint) -> None:
         """Remove a pair from a flow, which may be left empty."""
@@ -277,7 +280,7 @@ class Registry:
 
     def _treatment(self, flow: Flow, settings: Settings) -> Treatment:
         # Only adaptive flows have a host.
-        carries_tags = flow.host is not None and flow.host in self.tags
+        carries_tags = flow.host is not None and flow.host in self.tags.tagged
         return settings.treatment(self._policy, carries_tags=carries_tags)
 
     def note_tags(self, cookies: Iterable[int], untagged: Container[int]) -> None:
@@ -328,7 +331,6 @@ class Registry:
         self.handles[flow.handle_id].flows[flow.flow_id] = flow
         held, flow_id = self._holdings[flow.owner], flow.flow_id
         held.flows += 1
-        held.destinations += _destinations_of(flow)
         flow_ids = held.flow_ids
         if not flow_ids or flow_ids[-1] < flow_id:
             flow_ids.append(flow_id)
@@ -344,7 +346,6 @@ class Registry:
         del self.handles[flow.handle_id].flows[flow.flow_id]
         held = self._holdings[flow.owner]
         held.flows -= 1
-        held.destinations -= _destinations_of(flow)
         flow_ids = held.flow_ids
         if flow_ids[-1] == flow.flow_id:
             flow_ids.pop()
@@ -379,7 +380,8 @@ class Registry:
 
     def _keep_order(self, flow: Flow, cookie: int) -> None:
         """Journal the memberships of a flow and a socket, in the order they stand in."""
-        sockets, socket = flow.sockets.copy(), self._sockets[cookie].copy()
+        socket = self._sockets[cookie]
+        sockets, flows = flow.sockets.copy(), socket.flows.copy()
         sockets[cookie] = sockets[cookie].copy()
         held = self._holdings[flow.owner]
         count = held.destinations
@@ -388,10 +390,7 @@ class Registry:
             held.destinations = count
             flow.sockets.clear()
             flow.sockets.update(sockets)
+            socket.flows = flows
             self._sockets[cookie] = socket
 
         self.journal.append(undo)
-
-
-def _destinations_of(flow: Flow) -> int:
-    return sum(map(len, flow.sockets.values()))

@@ -23,35 +23,36 @@ if TYPE_CHECKING:
 
 
 class Remarking:
-    """What is left to be brought to a new policy; see the module's text."""
+    """What is left to be brought to a new policy; see the module's text.
+
+    Attributes:
+        portions: The flows that are left, each list in one go; read only.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._portions: list[list[Flow]] = []
+        self.portions: list[list[Flow]] = []
         self._taken: list[Flow] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._portions)
 
     @property
     def entry_count(self) -> int:
         """How many flows are kept."""
-        return sum(map(len, self._portions)) + len(self._taken)
+        return sum(map(len, self.portions)) + len(self._taken)
 
     def begin(self) -> None:
         """Policy has changed."""
-        self._portions = [list(self._registry.flows.values())]
+        self.portions = [list(self._registry.flows.values())]
 
     def begin_towards(self, hosts: Iterable[Endpoint]) -> None:
         """What is known of the paths to some hosts has changed."""
-        self._portions += [list(self._registry.flows_towards(host).values()) for host in hosts]
+        self.portions += [list(self._registry.flows_towards(host).values()) for host in hosts]
 
     def take(self) -> tuple[int, ...]:
         """Change the next flows; the cookies of their sockets, none if nothing is left."""
         registry = self._registry
-        while self._portions:
+        while self.portions:
             # What ended or was changed since has no need.
-            flows = [flow for flow in self._portions.pop() if registry.is_due(flow)]
+            flows = [flow for flow in self.portions.pop() if registry.is_due(flow)]
             if flows:
                 self._taken = flows
                 for flow in flows:
@@ -67,12 +68,12 @@ class Remarking:
         groups = _joined(flows)
         half = len(groups) // 2
         if half:
-            self._portions += [_flat(groups[half:]), _flat(groups[:half])]
+            self.portions += [_flat(groups[half:]), _flat(groups[:half])]
 
     def put_back(self) -> None:
         """The driver was interrupted: what was taken, if anything, is undone and comes again."""
         if self._taken:
-            self._portions.append(self._taken)
+            self.portions.append(self._taken)
             self._taken = []
 
 

@@ -21,33 +21,25 @@ if TYPE_CHECKING:
 
 
 class Tags:
-    """Follows the verdicts; see the module's text."""
+    """Follows the verdicts; see the module's text.
+
+    Attributes:
+        tagged: The hosts to which tags may go; read only.
+        changed: Those of whose paths the verdict has changed since the last `take`; likewise.
+    """
 
     def __init__(self) -> None:
-        self._tagged: set[Endpoint] = set()
-        self._changed: set[Endpoint] = set()
-
-    def __contains__(self, host: Endpoint) -> bool:
-        """May tags go to a host?"""
-        return host in self._tagged
-
-    def __bool__(self) -> bool:
-        """May they go anywhere?"""
-        return bool(self._tagged)
-
-    @property
-    def have_changed(self) -> bool:
-        """Has any verdict changed since the last `take`?"""
-        return bool(self._changed)
+        self.tagged: set[Endpoint] = set()
+        self.changed: set[Endpoint] = set()
 
     @property
     def entry_count(self) -> int:
         """How many verdicts are kept, and changes of such."""
-        return len(self._tagged) + len(self._changed)
+        return len(self.tagged) + len(self.changed)
 
     def judge(self, path: Path) -> None:
         """Something was learnt of a path."""
-        host, tagged = path.host, self._tagged
+        host, tagged = path.host, self.tagged
         carries_tags = path.carries_tags
         if carries_tags is (host in tagged):
             return
@@ -55,7 +47,7 @@ class Tags:
             tagged.add(host)
         else:
             tagged.discard(host)
-        self._changed.add(host)
+        self.changed.add(host)
 
     def doubt(self, path: Path) -> None:
         """Experiments on a path are over: what the next ones find counts."""
@@ -65,10 +57,10 @@ class Tags:
 
     def forget(self, path: Path) -> None:
         """Nobody knows of the path any more, and no flow goes there."""
-        self._tagged.discard(path.host)
-        self._changed.discard(path.host)
+        self.tagged.discard(path.host)
+        self.changed.discard(path.host)
 
     def take(self) -> Collection[Endpoint]:
         """The hosts of whose paths the verdict has changed since the last call."""
-        changed, self._changed = self._changed, set()
+        changed, self.changed = self.changed, set()
         return changed
