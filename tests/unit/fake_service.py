@@ -54,6 +54,7 @@ class Script:
         is_administrator: Whether the asker may see all.
         answers: What comes instead of an answer to requests of a type: bytes are the value, a
             refusal is told, None is silence.
+        features: The optional parts of the protocol that it knows.
         greeting: Said instead of a welcome; None is silence.
         loses_after: The handle is lost after so many requests; 0 for never.
         drops_after: The connection ends after so many.
@@ -66,6 +67,7 @@ class Script:
     page_rows: int = 100
     is_administrator: bool = True
     answers: dict[type, bytes | Refusal | None] = field(default_factory=dict)
+    features: Sequence[str] = ms.FEATURES
     greeting: Refusal | str | None = ""
     loses_after: int = 0
     drops_after: int = 0
@@ -152,7 +154,7 @@ class FakeService:
         if isinstance(greeting, Refusal):
             end.say_farewell(greeting)
         elif greeting is not None:
-            end.welcome(service="a fake", lends=False)
+            end.welcome(service="a fake", lends=False, features=self.script.features)
 
     def _count(self, sock: socket.socket, end: ServiceEnd, request: ms.Request) -> None:
         self.asked.append(request)

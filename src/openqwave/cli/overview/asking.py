@@ -153,13 +153,18 @@ class Service:
         """Does the service show this user what is other users'?"""
         return self.status().sees_all
 
+    @property
+    def remembers_refusals(self) -> bool:
+        """Does the service know what it refused? Earlier ones do not."""
+        return REFUSALS in self._features
+
     def refusals(self, after: int = 0) -> list[ms.RefusalRow]:
         """What was refused and this user may see, the oldest first.
 
         Args:
             after: Only what has a higher number.
         """
-        if REFUSALS not in self._features:
+        if not self.remembers_refusals:
             return []
         found: list[ms.RefusalRow] = []
         more = True

@@ -1,4 +1,4 @@
-"""`qwave flows`, `qwave paths`, `qwave status`, in order: connect, look, show; and exit statuses.
+"""`qwave flows`, `paths`, `refusals`, `status`, in order: connect, look, show; and exit statuses.
 
 Watching is looking again. What is lost with a handle, as when the machine slept, is only the
 connection: another one is made at once.
@@ -17,7 +17,13 @@ from openqwave.cli.interruption import Interrupted, Interruption
 from openqwave.cli.overview.asking import NoService, ServiceFailed
 from openqwave.cli.overview.filters import Wanted, place_of
 from openqwave.cli.overview.looking import ADVICE, Looker, next_look_s
-from openqwave.cli.overview.seen import FlowsSeen, NoServiceSeen, PathsSeen, StatusSeen
+from openqwave.cli.overview.seen import (
+    FlowsSeen,
+    NoServiceSeen,
+    PathsSeen,
+    RefusalsSeen,
+    StatusSeen,
+)
 from openqwave.cli.overview.showing import view
 from openqwave.cli.overview.words import clean
 from openqwave.cli.probe.target import BadHostError, addresses_of
@@ -25,7 +31,7 @@ from openqwave.cli.probe.target import BadHostError, addresses_of
 if TYPE_CHECKING:
     from openqwave.cli.overview.asking import Service
     from openqwave.cli.overview.showing import Seen
-    from openqwave.ipc.messages import FlowRow
+    from openqwave.ipc.messages import FlowRow, RefusalRow
 
 SHOWN, CANNOT_RUN, NO_SERVICE = 0, 2, 3
 
@@ -74,6 +80,11 @@ def run_paths(options: Options) -> int:
     return _run(options, _look_at_paths)
 
 
+def run_refusals(options: Options) -> int:
+    """Show what was refused, likewise."""
+    return _run(options, _look_at_refusals)
+
+
 def run_status(options: Options) -> int:
     """Show the status, likewise; that there is no service is a status, too."""
     return _run(options, _look_at_status)
@@ -93,6 +104,17 @@ def _look_at_paths(looker: Looker, wanted: Wanted) -> Seen:
     found = [row for row in rows if wanted.takes_path(row)]
     found.sort(key=lambda row: place_of(row.host))
     return PathsSeen(found, is_filtered=not wanted.is_all)
+
+
+def _look_at_refusals(looker: Looker, wanted: Wanted) -> Seen:
+    def ask(service: Service) -> tuple[list[RefusalRow], bool]:
+        if not service.remembers_refusals:
+            raise ServiceFailed("the service is an earlier one, and remembers no refusals")
+        return service.refusals(), looker.sees_all_of(service)
+
+    rows, sees_all = looker.look(ask)
+    found = [row for row in reversed(rows) if wanted.takes_refusal(row)]
+    return RefusalsSeen(found, sees_all, is_filtered=not wanted.is_all)
 
 
 def _look_at_status(looker: Looker, _: Wanted) -> Seen:

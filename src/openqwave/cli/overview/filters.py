@@ -1,4 +1,4 @@
-"""Which flows and paths are wanted: by user, process and host.
+"""Which flows, paths and refusals are wanted: by user, process and host.
 
 A host is wanted by its addresses. A flow goes there if its path does, or one of the destinations
 that the service names; of a flow with very many it names a few.
@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from openqwave.ipc.messages import FlowRow, PathRow
+    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -47,6 +47,14 @@ class Wanted:
         if row.host is not None:
             ends.append(row.host)
         return any(address_in(end) in self.hosts for end in ends)
+
+    def takes_refusal(self, row: RefusalRow) -> bool:
+        """Is something that was refused to be shown?"""
+        if self.user is not None and self.user not in (row.user, str(row.uid)):
+            return False
+        if self.pid is not None and self.pid != row.pid:
+            return False
+        return self.hosts is None or (row.host is not None and address_in(row.host) in self.hosts)
 
     def takes_path(self, row: PathRow) -> bool:
         """Is a path to be shown?"""

@@ -1,4 +1,4 @@
-"""The options of `qwave flows`, `qwave paths` and `qwave status`; what they do is in `command`."""
+"""The options of `qwave flows`, `paths`, `refusals` and `status`; what they do is in `command`."""
 
 from typing import Annotated
 
@@ -32,6 +32,27 @@ ForSeconds = Annotated[
     ),
 ]
 
+User = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        metavar="USER",
+        help="Only those of this user.",
+        autocompletion=users,
+        show_default=False,
+    ),
+]
+Pid = Annotated[
+    int | None,
+    typer.Option(
+        "--pid",
+        metavar="PID",
+        help="Only those of this process.",
+        autocompletion=processes,
+        show_default=False,
+    ),
+]
+
 overview_app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -43,26 +64,8 @@ def _check_watching(watches: bool, interval: float | None, for_seconds: float | 
 
 @overview_app.command()
 def flows(
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--user",
-            metavar="USER",
-            help="Only flows of this user.",
-            autocompletion=users,
-            show_default=False,
-        ),
-    ] = None,
-    pid: Annotated[
-        int | None,
-        typer.Option(
-            "--pid",
-            metavar="PID",
-            help="Only flows of this process.",
-            autocompletion=processes,
-            show_default=False,
-        ),
-    ] = None,
+    user: User = None,
+    pid: Pid = None,
     host: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +125,40 @@ def paths(
 
     options = Options(None, None, host, as_json, watch, interval or 1.0, for_seconds)
     raise typer.Exit(run_paths(options))
+
+
+@overview_app.command()
+def refusals(
+    user: User = None,
+    pid: Pid = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            metavar="HOST",
+            help="Only what was to go to this host.",
+            autocompletion=hosts,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    watch: Watches = False,
+    interval: Interval = None,
+    for_seconds: ForSeconds = None,
+) -> None:
+    """Show what programs of this host were refused last, and why.
+
+    Each with the time, the program and user, what was asked for and the reason that the program
+    was told; the newest first. Asks the service, qwaved, which forgets them when it ends. Who is
+    not root sees only what their own programs were refused.
+
+    Exit status: as for `qwave flows`.
+    """
+    _check_watching(watch, interval, for_seconds)
+    from openqwave.cli.overview.command import Options, run_refusals
+
+    options = Options(user, pid, host, as_json, watch, interval or 1.0, for_seconds)
+    raise typer.Exit(run_refusals(options))
 
 
 @overview_app.command()

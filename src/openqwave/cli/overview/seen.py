@@ -9,13 +9,14 @@ import msgspec
 
 from openqwave.cli.overview.flows import page_of_flows
 from openqwave.cli.overview.paths import page_of_paths
+from openqwave.cli.overview.refusals import page_of_refusals
 from openqwave.cli.overview.status import page_of_status, page_without_service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from openqwave.cli.overview.pages import Page
-    from openqwave.ipc.messages import FlowRow, PathRow, StatusRow
+    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow, StatusRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,33 @@ class PathsSeen:
     def page(self, width: int | None) -> Page:
         """See `showing.Seen`."""
         return page_of_paths(self.rows, is_filtered=self.is_filtered, width=width)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalsSeen:
+    """What was refused, the newest first; see `FlowsSeen`."""
+
+    rows: Sequence[RefusalRow]
+    sees_all: bool
+    is_filtered: bool
+
+    @property
+    def things(self) -> str:
+        """See `showing.Seen`."""
+        return "refusals"
+
+    def fields(self) -> dict[str, Any]:
+        """See `showing.Seen`."""
+        return {
+            "scope": "all" if self.sees_all else "own",
+            "refusals": [_fields_of(row) for row in self.rows],
+        }
+
+    def page(self, width: int | None) -> Page:
+        """See `showing.Seen`."""
+        return page_of_refusals(
+            self.rows, sees_all=self.sees_all, is_filtered=self.is_filtered, width=width
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ writing round or rings a bell. Whatever does not print is written as its number.
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 _NS_PER_S = 1_000_000_000
@@ -90,6 +91,17 @@ def duration(time_ns: int | None, unknown: str = "?") -> str:
         if time_s >= from_s:
             return f"{time_s // length_s:.0f} {unit}"
     return f"{time_s:.0f} s" if time_s >= 10 else f"{time_s:.1f} s"
+
+
+def clock(at_s: float, now_s: float) -> str:
+    """When something was: the time of the day, or month, day and minute of another day.
+
+    Args:
+        at_s: When, CLOCK_REALTIME.
+        now_s: Now, likewise.
+    """
+    at, now = time.localtime(at_s), time.localtime(now_s)
+    return time.strftime("%H:%M:%S" if at[:3] == now[:3] else "%m-%d %H:%M", at)
 
 
 def counted(count: int, thing: str) -> str:
