@@ -400,7 +400,8 @@ def test_which_address_packets_leave_with() -> None:
 
 
 def test_the_pages_example(host: Host) -> None:
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (block,) = [one for one in blocks if "[[rule]]" in one]
     file = host.put("50-calls.toml", block)
     assert [each.name for each in load().policy.rules] == ["calls", "backups", "lab"]
     (told,) = re.findall(r"^```text\n\$ qwave policy (explain .*?)^```$", PAGE, re.M | re.S)
