@@ -107,12 +107,12 @@ def test_a_unit_has_a_place_for_each_depth() -> None:
     units = {"b.service": {"/b.service", "/x/b.service", "/y/b.service", "/x/b.service/b.service"}}
     named, deep = rule(unit="b.service"), rule(cgroup="/x/y/z")
     order = best_first([named, deep], units)
-    assert [(placed.rule, placed.cgroups) for placed in order] == [
-        (deep, {"/x/y/z"}),
-        (named, {"/x/b.service/b.service"}),
-        (named, {"/x/b.service", "/y/b.service"}),
-        (named, {"/b.service"}),
-    ]
+    assert order == (
+        Placed(deep, frozenset({"/x/y/z"})),
+        Placed(named, frozenset({"/x/b.service/b.service"})),
+        Placed(named, frozenset({"/x/b.service", "/y/b.service"})),
+        Placed(named, frozenset({"/b.service"})),
+    )
 
 
 def test_a_unit_and_a_cgroup_are_both_asked_for() -> None:
