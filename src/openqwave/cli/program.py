@@ -11,6 +11,7 @@ from openqwave.cli.completing import hosts
 from openqwave.cli.doctor.options import doctor_app
 from openqwave.cli.overview.options import overview_app
 from openqwave.cli.policy.options import policy_app
+from openqwave.cli.run.options import run_app
 from openqwave.cli.service.options import service_app
 from openqwave.cli.sink.options import sink_app
 from openqwave.cli.top.options import top_app
@@ -50,6 +51,7 @@ def _program() -> typer.Typer:
     program.add_typer(demo_app, name="demo")
     program.add_typer(sink_app)
     program.add_typer(overview_app)
+    program.add_typer(run_app)
     program.add_typer(capture_app)
     program.add_typer(top_app)
     program.add_typer(doctor_app)
