@@ -169,14 +169,19 @@ class Chosen:
         plane = self.plane
         if plane is None:
             return self._options.apply(plans)
-        parts = [self._divide(plan) for plan in plans]
-        for_plane = tuple([part.plane for part in parts if part.plane is not None])
-        for_options = tuple([part.options for part in parts if part.options is not None])
-        applied = plane.apply(for_plane)
+        for_plane: list[SocketPlan] = []
+        for_options: list[SocketPlan] = []
+        for plan in plans:
+            parts = self._divide(plan)
+            if parts.plane is not None:
+                for_plane.append(parts.plane)
+            if parts.options is not None:
+                for_options.append(parts.options)
+        applied = plane.apply(tuple(for_plane))
         if isinstance(applied, Refusal):
             return self._try_options(plans, applied)
         if for_options:
-            outcome = self._options.apply(for_options)
+            outcome = self._options.apply(tuple(for_options))
             if isinstance(outcome, Refusal):
                 return self._undo(plane, for_plane, outcome)
             applied = Applied(applied.gone | outcome.gone, applied.untagged | outcome.untagged)
@@ -212,7 +217,7 @@ class Chosen:
                 self._refused.add(plan.cookie)
         return outcome
 
-    def _undo(self, plane: Backend, written: tuple[SocketPlan, ...], refused: Refusal) -> Refusal:
+    def _undo(self, plane: Backend, written: Sequence[SocketPlan], refused: Refusal) -> Refusal:
         """Bring the kernel back to what it was; options have undone theirs."""
         before = [self._divide_in_force(plan.cookie).plane for plan in written]
         outcome = plane.apply(
@@ -250,8 +255,10 @@ class Chosen:
     def _parts_of(self, plan: SocketPlan) -> _Parts:
         if plan.namespace != self._namespace or plan.cookie in self._refused:
             return _Parts(None, plan)
+        if plan.transport not in self._paced_by_socket:
+            return _Parts(plan, None)
         delayed = [share for share in plan.shares if _is_delayed(share)]
-        if not delayed or plan.transport not in self._paced_by_socket:
+        if not delayed:
             return _Parts(plan, None)
         if self._plane_has_rates and any(share.sockets_in_flow > 1 for share in delayed):
             return _Parts(plan, None)

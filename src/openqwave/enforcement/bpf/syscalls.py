@@ -19,8 +19,7 @@ import struct
 from typing import Final
 
 # bpf(2) by architecture; others have the number of the generic table.
-_NUMBERS: Final = {"x86_64": 321}
-_GENERIC_NUMBER: Final = 280
+_NUMBER: Final = {"x86_64": 321}.get(platform.machine(), 280)
 
 # enum bpf_cmd
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PROG_LOAD = 0, 1, 2, 3, 4, 5
@@ -78,12 +77,16 @@ def _address(buffer: object) -> int:
 def _bpf(command: int, attributes: bytearray | bytes, doing: str) -> tuple[int, bytes]:
     """One call; its result, and the attributes as the kernel left them."""
     buffer = ctypes.create_string_buffer(bytes(attributes), len(attributes))
-    number = _NUMBERS.get(platform.machine(), _GENERIC_NUMBER)
-    result = int(_syscall(number, command, buffer, len(attributes)))
+    result = _syscall(_NUMBER, command, buffer, len(attributes))
     if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{doing}: {_words(code)}")
-    return result, buffer.raw
+        raise _error(doing)
+    return int(result), buffer.raw
+
+
+def _error(doing: str) -> OSError:
+    """What the kernel refused just now."""
+    code = ctypes.get_errno()
+    return OSError(code, f"{doing}: {_words(code)}")
 
 
 def _words(code: int) -> str:
@@ -134,16 +137,29 @@ def map_create(kind: int, key_bytes: int, value_bytes: int, entries: int, name: 
     return _bpf(_MAP_CREATE, attributes, f"making the map {name!r}")[0]
 
 
+# union bpf_attr's single entry: the map, where its key and its value are, flags.
+_ENTRY: Final = struct.Struct("=I4xQQQ")
+
+
+def _on_entry(command: int, fd: int, key: bytes, entry: bytes, flags: int, doing: str) -> bytes:
+    """Do something with one entry, of which a deletion has no value; its value then."""
+    # All of it in one buffer: to make one takes longer than a call of the kernel.
+    value_at = _ENTRY.size + len(key)
+    buffer = ctypes.create_string_buffer(value_at + len(entry))
+    address = ctypes.addressof(buffer)
+    where = address + _ENTRY.size, address + value_at if entry else 0
+    buffer.raw = _ENTRY.pack(fd, *where, flags) + key + entry
+    if _syscall(_NUMBER, command, buffer, _ENTRY.size) < 0:
+        raise _error(doing)
+    return buffer.raw[value_at:]
+
+
 def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
     """One entry; None if there is none."""
-    keys = ctypes.create_string_buffer(key, len(key))
-    out = ctypes.create_string_buffer(value_bytes)
-    attributes = struct.pack("=I4xQQQ", fd, _address(keys), _address(out), 0)
     try:
-        _bpf(_LOOKUP, attributes, "reading an entry")
+        return _on_entry(_LOOKUP, fd, key, bytes(value_bytes), 0, "reading an entry")
     except FileNotFoundError:
         return None
-    return out.raw
 
 
 def update(fd: int, key: bytes, entry: bytes, flags: int = ANY) -> None:
@@ -152,17 +168,13 @@ def update(fd: int, key: bytes, entry: bytes, flags: int = ANY) -> None:
     Raises:
         OSError: The map is full (E2BIG), or memory is (ENOMEM).
     """
-    keys = ctypes.create_string_buffer(key, len(key))
-    values = ctypes.create_string_buffer(entry, len(entry))
-    attributes = struct.pack("=I4xQQQ", fd, _address(keys), _address(values), flags)
-    _bpf(_UPDATE, attributes, "writing an entry")
+    _on_entry(_UPDATE, fd, key, entry, flags, "writing an entry")
 
 
 def delete(fd: int, key: bytes) -> bool:
     """Take one entry away; was there one?"""
-    keys = ctypes.create_string_buffer(key, len(key))
     try:
-        _bpf(_DELETE, struct.pack("=I4xQQQ", fd, _address(keys), 0, 0), "deleting an entry")
+        _on_entry(_DELETE, fd, key, b"", 0, "deleting an entry")
     except FileNotFoundError:
         return False
     return True
@@ -195,8 +207,7 @@ def _write_batch(command: int, fd: int, keys: bytes, entries: bytes, count: int,
     values = ctypes.create_string_buffer(entries, len(entries))
     where = (_address(from_keys), _address(values))
     attributes = ctypes.create_string_buffer(_BATCH.pack(0, 0, *where, count, fd, 0, 0))
-    number = _NUMBERS.get(platform.machine(), _GENERIC_NUMBER)
-    if int(_syscall(number, command, attributes, _BATCH.size)) == 0:
+    if _syscall(_NUMBER, command, attributes, _BATCH.size) == 0:
         return count
     code = ctypes.get_errno()
     done: int = _BATCH.unpack_from(attributes)[4]
@@ -238,8 +249,7 @@ def lookup_batch(
             0,
         )
     )
-    number = _NUMBERS.get(platform.machine(), _GENERIC_NUMBER)
-    result = int(_syscall(number, _LOOKUP_BATCH, attributes, _BATCH.size))
+    result = _syscall(_NUMBER, _LOOKUP_BATCH, attributes, _BATCH.size)
     code = ctypes.get_errno() if result < 0 else 0
     # ENOENT: that was the last.
     if code not in (0, errno.ENOENT):
