@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import socket
+import stat
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -23,6 +24,8 @@ from openqwave.admission.rules import Program
 _DELETED: Final = " (deleted)"
 # Of the unified hierarchy (cgroups(7)).
 _UNIFIED: Final = "0::"
+# The host's files as its first process sees them, for a service that is shown fewer.
+_HOST: Final = "/proc/1/root"
 
 
 class NoProcess(Exception):
@@ -109,6 +112,60 @@ def named_program(name: str, user: str | None = None, cgroup: str | None = None)
         cgroup=cgroup,
     )
     return Seen(program, tuple(unknown))
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFile:
+    """The file that a process runs.
+
+    Attributes:
+        path: Where it is or was, in the eyes of the process.
+        inode: Its number.
+        is_deleted: It is there no more, as after an update.
+    """
+
+    path: str
+    inode: int
+    is_deleted: bool
+
+
+def program_file(pid: int) -> ProgramFile | None:
+    """Which file a process runs; None for a thread of the kernel, or one that has ended.
+
+    Raises:
+        PermissionError: It may not be looked at.
+    """
+    link = f"/proc/{pid}/exe"
+    try:
+        path = os.readlink(link)
+        inode = os.stat(link).st_ino
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+    return ProgramFile(path.removesuffix(_DELETED), inode, path.endswith(_DELETED))
+
+
+def inode_of(path: str) -> tuple[int | None, str]:
+    """The number of a program's file, and why it has none.
+
+    The file is looked for where the host has it, whatever part of the host's files this process
+    can see; a link is none, as processes are known by the file that it leads to.
+    """
+    for root in (_HOST, ""):
+        try:
+            parts = path.strip("/").split("/")
+            for end in range(1, len(parts) + 1):
+                above = "/" + "/".join(parts[:end])
+                found = os.lstat(root + above)
+                if stat.S_ISLNK(found.st_mode):
+                    return None, f"{above} is a link to {os.readlink(root + above)}; name the file"
+            return found.st_ino, ""
+        except FileNotFoundError:
+            reason = f"there is no {path}"
+        except OSError as error:
+            reason = f"{path} cannot be looked at: {error.strerror}"
+    return None, reason
 
 
 def own_address_towards(remote: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address | None:

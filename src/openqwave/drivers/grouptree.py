@@ -1,0 +1,190 @@
+"""All control groups (version 2) of the host, by name and by number, followed as they come and go.
+
+The kernel knows a group by a number, which is the inode of its folder and never given again.
+Rules know it by its path, and systemd names the group of a unit after that. Processes are put into
+a group after it was made, so whoever hears of it at once (inotify) is there before their first
+packet, nearly always.
+
+Groups that have gone keep their numbers for a while: sockets that were made in them may still have
+something to send.
+
+Where as many folders are watched as the kernel allows, the whole tree is looked at again by
+`look_again` instead, and `trouble` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from openqwave.drivers.inotify import Ended, Inotify, Overflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from openqwave.drivers.inotify import Happened
+    from openqwave.model.cgroups import GroupMount
+
+# What a socket still sends of its own after its process has ended: the retransmissions of a FIN
+# come at most so late that somebody still cares.
+_REMEMBERED_NS: Final = 30_000_000_000
+
+
+class GroupTree:
+    """Every group below a mount, by path as ``/proc/PID/cgroup`` has it.
+
+    Attributes:
+        trouble: Why not all can be watched; empty where they are.
+    """
+
+    def __init__(self, mount: GroupMount, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """Look at all, and watch them.
+
+        Args:
+            mount: Where they are.
+            clock: Monotonic nanoseconds.
+
+        Raises:
+            OSError: There is no inotify to be had.
+        """
+        self._mount = mount
+        self._clock = clock
+        self._inotify = Inotify()
+        self._ids: dict[str, int] = {}
+        self._named: defaultdict[str, set[str]] = defaultdict(set)
+        self._watches: dict[int, str] = {}
+        self._gone: dict[str, list[tuple[int, int]]] = {}
+        self.trouble = ""
+        self._enter(self._mount.root)
+
+    def fileno(self) -> int:
+        """Readable while groups have come or gone; -1 after `close`."""
+        return self._inotify.fileno()
+
+    def named(self, names: Iterable[str]) -> Mapping[str, Collection[str]]:
+        """The paths of the groups of each name, also of those that have gone just now."""
+        wanted = {name: set(self._named.get(name, ())) for name in names}
+        for path in self._gone:
+            name = path.rpartition("/")[2]
+            if name in wanted:
+                wanted[name].add(path)
+        return wanted
+
+    def ids_of(self, path: str) -> frozenset[int]:
+        """The numbers of the group at a path, and of those that have gone there just now."""
+        known = self._ids.get(path)
+        past = [number for number, _ in self._gone.get(path, ())]
+        return frozenset(past if known is None else [known, *past])
+
+    def take(self) -> bool:
+        """Hear what has come and gone; whether anything has."""
+        changed = False
+        try:
+            for event in self._inotify.take():
+                if isinstance(event, Ended):
+                    self._watches.pop(event.watch, None)
+                else:
+                    changed = self._hear(event) or changed
+        except Overflow:
+            self._look_at_all()
+            changed = True
+        return changed
+
+    def look_again(self) -> bool:
+        """Once in a while: forget those that have gone long ago, and look where nobody tells.
+
+        Returns:
+            Whether anything has changed.
+        """
+        before_ns = self._clock() - _REMEMBERED_NS
+        changed = False
+        for path, past in list(self._gone.items()):
+            left = [each for each in past if each[1] > before_ns]
+            if len(left) != len(past):
+                changed = True
+                if left:
+                    self._gone[path] = left
+                else:
+                    del self._gone[path]
+        if self.trouble:
+            known = self._ids.copy()
+            self._look_at_all()
+            changed = changed or known != self._ids
+        return changed
+
+    def close(self) -> None:
+        """Watch nothing any more; harmless when done before."""
+        self._inotify.close()
+
+    # -- inside -----------------------------------------------------------------------
+
+    def _hear(self, event: Happened) -> bool:
+        above = self._watches.get(event.watch)
+        if above is None:
+            return False
+        path = f"{above.rstrip('/')}/{event.name}"
+        if event.is_new:
+            self._enter(path)
+        else:
+            self._leave(path)
+        return True
+
+    def _look_at_all(self) -> None:
+        """Begin anew; watches that are there already are found again by the kernel."""
+        known = self._ids
+        self._ids, self._watches, self.trouble = {}, {}, ""
+        self._named.clear()
+        self._enter(self._mount.root)
+        for path, number in known.items():
+            if self._ids.get(path) != number:
+                self._remember(path, number)
+
+    def _enter(self, top: str) -> None:
+        """Take a group in with all below it.
+
+        Each is watched before its folder is read: what appears in between is met twice.
+        """
+        waiting = [top]
+        while waiting:
+            path = waiting.pop()
+            folder = self._mount.folder_of(path)
+            if folder is None:
+                continue
+            try:
+                self._watch(path, folder)
+                number = os.stat(folder).st_ino
+                with os.scandir(folder) as entries:
+                    below = [each.name for each in entries if each.is_dir(follow_symlinks=False)]
+            except OSError:
+                # It has gone again.
+                continue
+            known = self._ids.get(path)
+            if known is not None and known != number:
+                self._remember(path, known)
+            self._ids[path] = number
+            self._named[path.rpartition("/")[2]].add(path)
+            waiting += [f"{path.rstrip('/')}/{name}" for name in below]
+
+    def _watch(self, path: str, folder: str) -> None:
+        if self.trouble:
+            return
+        try:
+            self._watches[self._inotify.watch(folder)] = path
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self.trouble = error.strerror or str(error)
+
+    def _leave(self, top: str) -> None:
+        for path in [each for each in self._ids if each == top or each.startswith(f"{top}/")]:
+            number = self._ids.pop(path)
+            self._remember(path, number)
+            named = self._named[path.rpartition("/")[2]]
+            named.discard(path)
+            if not named:
+                del self._named[path.rpartition("/")[2]]
+
+    def _remember(self, path: str, number: int) -> None:
+        self._gone.setdefault(path, []).append((number, self._clock()))
