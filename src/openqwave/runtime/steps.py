@@ -237,26 +237,24 @@ class Steps:
 
     def sweep(self) -> None:
         """Drop sockets that applications have closed; looks at some of them, in turn."""
-        if not self.belongs_here():
-            return
-        others: list[Answer] = []
-        try:
-            with self._lock:
-                found = self._rounds.look(self.directory, 0, self._engine.sockets)
-                gone = set(self._backend.take_gone())
-                gone.update(each for each in found if not self._backend.outlives(each))
-                self._drop(list(gone), others)
-        finally:
-            self._hand_over(others)
+        self._drop_found(self._look_for_closed)
 
     def drop_closed(self) -> None:
         """Drop sockets that the kernel said are closed."""
+        self._drop_found(self._backend.take_gone)
+
+    def _look_for_closed(self) -> Collection[int]:
+        found = self._rounds.look(self.directory, 0, self._engine.sockets)
+        gone = set(self._backend.take_gone())
+        return gone.union(each for each in found if not self._backend.outlives(each))
+
+    def _drop_found(self, find: Callable[[], Collection[int]]) -> None:
         if not self.belongs_here():
             return
         others: list[Answer] = []
         try:
             with self._lock:
-                self._drop(list(self._backend.take_gone()), others)
+                self._drop(list(find()), others)
         finally:
             self._hand_over(others)
 

@@ -132,9 +132,11 @@ class Presence:
         if self._released is None:
             return ()
         now_ns = time.monotonic_ns()
-        closed = self._released.take()
-        self._lingering.add([cookie for cookie in closed if lingers(cookie)], now_ns)
-        gone = [cookie for cookie in closed if not lingers(cookie)]
+        gone: list[int] = []
+        lingering: list[int] = []
+        for cookie in self._released.take():
+            (lingering if lingers(cookie) else gone).append(cookie)
+        self._lingering.add(lingering, now_ns)
         return gone + self._lingering.take(now_ns)
 
     def lingers(self, cookie: int) -> bool:
