@@ -19,6 +19,7 @@ from openqwave.ipc import messages as ms
 from tests.unit.fake_service import STATUS, FakeService, Script, fake_service
 from tests.unit.terminals import INTERRUPTIBLE, Screen, environment
 from tests.unit.test_cli_overview import PATH, flow
+from tests.unit.test_cli_refusals import refusal
 
 changed = msgspec.structs.replace
 
@@ -110,14 +111,16 @@ def test_keys_go_from_pane_to_pane(served: FakeService) -> None:
         top.wait_for("> flows 1-3")
         for key, words in (
             (b"\t", "> paths"),
+            (b"\t", "> refused"),
             (b"\t", "> notices"),
             (b"\t", "> service"),
             (b"\t", "> flows"),
             (b"\x1b[Z", "> service"),
             (b"1", "> flows"),
             (b"2", "> paths"),
-            (b"3", "> notices"),
-            (b"4", "process 4711, for 62 min"),
+            (b"3", "Nothing was refused."),
+            (b"4", "> notices"),
+            (b"5", "process 4711, for 62 min"),
             (b"h", "this help; Escape leaves it"),
             (b"\x1b", "> service"),
             (b"?", "> help"),
@@ -216,12 +219,81 @@ def test_the_screen_follows_the_size_of_the_terminal(served: FakeService) -> Non
             assert max(map(len, page.split("\n"))) <= columns
         assert "   2  obs        40      9.00   8.00" in page
         assert "1 congested" in page
-        for key, words in ((b"2", "> paths 1-2"), (b"3", "> notices"), (b"h", "> help, line 1")):
+        for key, words in ((b"2", "> paths 1-2"), (b"4", "> notices"), (b"h", "> help, line 1")):
             top.type(key)
             top.wait_for(words)
         # More than there is room for is moved through.
         top.type(b"\x1b[F")
         top.wait_for("lines, for screen readers.")
+        top.leave()
+
+
+def test_what_was_refused_is_sorted_filtered_and_frozen(served: FakeService) -> None:
+    served.script.refusals = [
+        refusal(1, program="mumble", detail="only 3 Mbit/s are free", times=3, since_ns=1),
+        refusal(2, program="obs", name="ERROR_ACCESS_DENIED", code=5, detail="no right to that"),
+    ]
+    with Top(served) as top:
+        page = top.wait_for("> flows 1-3")
+        assert "1 not admitted  4 refused\n" in page
+        # What was before it began is no notice, and is there.
+        assert "no right to that" not in page
+        top.type(b"3")
+        page = top.wait_for("> refused 1-2 of 2 by time")
+        assert programs(page)[:2] == ["obs", "mumble"]
+        assert "    no right to that; to 192.0.2.7; ERROR_ACCESS_DENIED (5)\n" in page
+        top.type(b"ss")
+        top.wait_for("by user")
+        top.type(b"ss")
+        top.wait_for("> refused 1-2 of 2 by times")
+        top.wait_for(lambda page: programs(page)[:2] == ["mumble", "obs"])
+        top.type(b"r")
+        top.wait_for(lambda page: programs(page)[:2] == ["obs", "mumble"])
+        top.type(b"/denied\r")
+        page = top.wait_for('> refused 1-1 of 1 by times, reversed, with "denied"')
+        assert "mumble" not in page
+        top.type(b" ")
+        top.wait_for("FROZEN")
+        served.script.refusals = [*served.script.refusals, refusal(3, program="ffmpeg")]
+        top.wait_for("+1")
+        assert "4 refused" in top.page
+        top.type(b"\x1b")
+        assert "ffmpeg" not in top.wait_for("> refused 1-2 of 2")
+        top.type(b" ")
+        top.wait_for("> refused 1-3 of 3")
+        top.type(b"d")
+        top.wait_for(lambda page: "no right to that" not in page)
+        top.type(b"4")
+        page = top.wait_for("refused to ffmpeg of alice, process 4711: set rate of flow 3, to")
+        assert page.count("refused to") == 1
+        # Only what is new is asked for.
+        asked = {one.after for one in served.asked if isinstance(one, ms.ListRefusals)}
+        assert asked == {0, 2, 3}
+        top.leave()
+
+
+def test_why_is_there_on_a_small_screen(served: FakeService) -> None:
+    served.script.refusals = [
+        refusal(n, program="obs", detail="the path has 3.20 Mbit/s to give") for n in range(1, 9)
+    ]
+    with Top(served, "--no-colour", columns=40, lines=10) as top:
+        top.wait_for("> flows")
+        top.type(b"3")
+        page = top.wait_for("> refused 1-1 of 8 by time")
+        assert re.search(r"^time +user +program +what +flow$", page, re.MULTILINE)
+        assert re.search(r"^[-0-9: ]+ +alice +obs +set rate +8$", page, re.MULTILINE)
+        assert "    the path has 3.20 Mbit/s to give;\n    to 192.0.2.7;\n" in page
+        top.type(b"\x1b[B")
+        top.wait_for("> refused 2-2 of 8")
+        top.leave()
+
+
+def test_an_earlier_service_is_shown_all_the_same(served: FakeService) -> None:
+    served.script.features = ()
+    with Top(served) as top:
+        top.wait_for("> flows 1-3")
+        top.type(b"3")
+        top.wait_for("Nothing was refused.")
         top.leave()
 
 
@@ -283,7 +355,7 @@ def test_the_service_may_go_and_come_back(tmp_path: Path) -> None:
             page = top.wait_for(lambda page: "NO SERVICE" in page and "> flows 1-3" in page)
             assert "Below is what was seen at" in page
             # Keys work all the while.
-            top.type(b"4")
+            top.type(b"5")
             top.wait_for("embedded: each by itself, as an ordinary user")
             top.type(b"1")
             service.path.unlink()
@@ -314,7 +386,7 @@ def test_a_service_that_does_not_answer_holds_up_no_key(served: FakeService) -> 
         began_s = time.monotonic()
         top.type(b"h")
         top.wait_for("> help")
-        top.type(b"3")
+        top.type(b"4")
         top.wait_for("> notices 0")
         # One question at a time, however long the answer takes.
         assert [type(one) for one in served.asked] == [ms.AskStatus, ms.ListFlows, ms.ListPaths]
@@ -447,6 +519,33 @@ def test_plain_says_what_there_is_and_then_what_changes(served: FakeService) -> 
         "flow 7 began: obs of alice, process 4711; audio video; DSCP 40; "
         "contract 9.00 Mbit/s; sends <0.01 Mbit/s; to [2001:db8::2]:5004 and 1 more; "
         "by socket options.",
+    ]
+
+
+def test_plain_says_what_was_refused(served: FakeService) -> None:
+    first = refusal(1, program="obs", flow=2, time_ns=time.time_ns())
+
+    def flows(look: int) -> list[ms.FlowRow]:
+        if look == 2:
+            again = changed(first, number=3, times=12, since_ns=first.time_ns)
+            later = changed(first, number=2, program="", request="hello", flow=None, host=None)
+            served.script.refusals = [later, again]
+        elif look == 4:
+            served.script.refusals = [changed(served.script.refusals[-1], number=4, times=13)]
+        return []
+
+    served.script = Script(flows=flows, refusals=[first])
+    done = run(served, "--plain", "--interval", "0.1", "--for", "1")
+    assert done.returncode == 0
+    lines = [line for line in done.stdout.splitlines() if "refused" in line]
+    # Unless it is midnight, when a day stands there.
+    assert [re.sub(r"(\d\d-\d\d )?\d\d(:\d\d)+", "CLOCK", line) for line in lines] == [
+        "CLOCK refused to obs of alice, process 4711: set rate of flow 2, to 192.0.2.7: "
+        "the path has 3.20 Mbit/s to give (ERROR_NETWORK_BUSY).",
+        "CLOCK refused to ? of alice, process 4711: connect: "
+        "the path has 3.20 Mbit/s to give (ERROR_NETWORK_BUSY).",
+        "CLOCK refused to obs of alice, process 4711: set rate of flow 2, to 192.0.2.7: "
+        "the path has 3.20 Mbit/s to give (ERROR_NETWORK_BUSY; 12 times since CLOCK).",
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -10,15 +10,21 @@ import pytest
 from openqwave.cli.top.arranging import (
     FLOW_ORDERS,
     PATH_ORDERS,
+    REFUSAL_ORDERS,
     Arrangement,
     flows_with,
     paths_with,
+    refusals_with,
 )
-from openqwave.cli.top.happenings import MOST_AT_ONCE, happenings
-from openqwave.cli.top.looks import Away, Look
+from openqwave.cli.top.happenings import MOST_AT_ONCE, contents, happenings
+from openqwave.cli.top.looks import Away, Look, Refused
 from openqwave.ipc import messages as ms
 from tests.unit.fake_service import STATUS
 from tests.unit.test_cli_overview import PATH, flow
+from tests.unit.test_cli_refusals import NOON_S, refusal
+
+if TYPE_CHECKING:
+    from openqwave.cli.overview.asking import Service
 
 FFMPEG = "flow 1 of ffmpeg"
 
@@ -127,6 +133,100 @@ def test_paths_come_and_go() -> None:
     assert found[1:] == ["path 10.0.1.2 is not of interest any more"]
 
 
+# -- what was refused -------------------------------------------------------------------
+
+
+def refused(*rows: ms.RefusalRow, **status: Any) -> Look:  # noqa: ANN401 - any field of a row
+    now = look(**status)
+    return Look(NOON_S + 60, now.status, [], [], sees_all=True, refusals=rows)
+
+
+WHY = "the path has 3.20 Mbit/s to give (ERROR_NETWORK_BUSY"
+WHOSE = "refused to obs of alice, process 4711: set rate of flow"
+
+
+def test_what_is_refused_is_told_with_its_time() -> None:
+    before = refused(refusal(1))
+    found = happenings(before, before, refused(refusal(1), refusal(2), refusal(3, flow=None)))
+    assert [(each.at_s, each.words) for each in found] == [
+        (NOON_S + 2, f"{WHOSE} 2, to 192.0.2.7: {WHY})"),
+        (NOON_S + 3, f"{WHOSE[:-8]}, to 192.0.2.7: {WHY})"),
+    ]
+    assert {each.style for each in found} == {"red"}
+    assert words(before, before) == []
+
+
+def test_the_same_again_is_told_where_it_is_ten_times_as_often() -> None:
+    told = []
+    before = refused(refusal(1))
+    for times in range(2, 1_101):
+        again = refusal(times, flow=1, times=times, since_ns=int(NOON_S) * 10**9)
+        now = refused(again)
+        told += words(before, now)
+        before = now
+    assert told == [
+        f"{WHOSE} 1, to 192.0.2.7: {WHY}; {times} times since 12:00:00)"
+        for times in ("10", "100", "1,000")
+    ]
+
+
+def test_of_many_refusals_the_last_are_told_and_the_rest_is_counted() -> None:
+    found = words(refused(), refused(*[refusal(n) for n in range(1, 101)]))
+    assert len(found) == MOST_AT_ONCE + 1
+    assert found[0] == f"{100 - MOST_AT_ONCE} more refusals, before those that follow"
+    assert found[-1].startswith(f"{WHOSE} 100,")
+
+
+def test_another_service_has_refused_other_things() -> None:
+    found = words(refused(refusal(5)), refused(refusal(1), pid=9))
+    assert found[-1].startswith(f"{WHOSE} 1,")
+    # And what there was before the first look is no news, but is told where there are no panes.
+    now = refused(refusal(1))
+    assert not any("refused" in each.words for each in happenings(None, None, now))
+    assert [each.words for each in contents(now)] == [f"{WHOSE} 1, to 192.0.2.7: {WHY})"]
+
+
+def test_names_in_refusals_do_nothing_to_a_terminal() -> None:
+    evil = "\x1b[2J"
+    row = refusal(1, program=evil, user=evil, request=evil, host=evil, detail=evil, name=evil)
+    (found,) = words(refused(), refused(row))
+    assert found.count("\\x1b[2J") == 6
+    assert "\x1b" not in found
+
+
+class Teller:
+    """A service that tells what a test wrote down."""
+
+    def __init__(self, *rows: ms.RefusalRow) -> None:
+        self.rows = list(rows)
+        self.asked: list[int] = []
+
+    def refusals(self, after: int = 0) -> list[ms.RefusalRow]:
+        self.asked.append(after)
+        return [row for row in self.rows if row.number > after]
+
+
+def test_refusals_are_gathered_look_by_look() -> None:
+    gathering = Refused()
+    teller = Teller(refusal(1), refusal(2))
+
+    def gathered(pid: int = 1) -> list[tuple[int, int]]:
+        found = gathering.gathered(cast("Service", teller), pid)
+        return [(row.number, row.times) for row in found]
+
+    assert gathered() == [(1, 1), (2, 1)]
+    assert gathered() == [(1, 1), (2, 1)]
+    # Again in the same words it is the same one; what the service has forgotten stays.
+    teller.rows = [refusal(3, flow=1, times=2)]
+    assert gathered() == [(2, 1), (3, 2)]
+    assert teller.asked == [0, 2, 2]
+    # Another process is another service.
+    assert gathered(pid=2) == [(3, 2)]
+    assert teller.asked[-1] == 0
+    teller.rows = [refusal(n) for n in range(4, 2_000)]
+    assert len(gathered(pid=2)) == 1_000
+
+
 def test_what_the_service_counts() -> None:
     before = look(counters={"protocol violations": 3, "too many handles": 1})
     now = look(counters={"protocol violations": 5, "too many handles": 1, "failed requests": 1})
@@ -189,6 +289,46 @@ def test_orders_of_flows(name: str, expected: list[int], turned: list[int]) -> N
     assert [row.flow for row in by(name).reversed().of(rows)] == (
         turned if name != "program" else [3, 2, 1, 4]
     )
+
+
+def by_refusal(name: str) -> Arrangement[ms.RefusalRow]:
+    return Arrangement(REFUSAL_ORDERS, [order.name for order in REFUSAL_ORDERS].index(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("time", [3, 2, 1]),
+        ("program", [2, 3, 1]),
+        ("user", [1, 3, 2]),
+        ("reason", [2, 3, 1]),
+        ("times", [1, 3, 2]),
+    ],
+)
+def test_orders_of_refusals(name: str, expected: list[int]) -> None:
+    rows = [
+        refusal(3, user="Anna"),
+        refusal(2, program="Mumble", user="zoe", name="ERROR_ACCESS_DENIED"),
+        refusal(1, times=9),
+    ]
+    assert [row.number for row in by_refusal(name).of(rows)] == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("", [1, 2]),
+        ("ALICE obs", [1, 2]),
+        ("set rate", [1]),
+        ("network_busy 54", [1]),
+        ("set dscp", [2]),
+        ("192.0.2.7 no right", [2]),
+        ("nobody", []),
+    ],
+)
+def test_filters_of_refusals(wanted: str, expected: list[int]) -> None:
+    other = refusal(2, request="set_dscp", name="ERROR_ACCESS_DENIED", code=5, detail="No right.")
+    assert [row.number for row in refusals_with([refusal(1), other], wanted)] == expected
 
 
 def test_orders_come_round() -> None:

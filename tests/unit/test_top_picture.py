@@ -12,12 +12,18 @@ from openqwave.cli.overview.flows import page_of_flows
 from openqwave.cli.overview.pages import Line, Page
 from openqwave.cli.overview.words import cells
 from openqwave.cli.top import picture
-from openqwave.cli.top.arranging import FLOW_ORDERS, PATH_ORDERS, Arrangement
+from openqwave.cli.top.arranging import (
+    FLOW_ORDERS,
+    PATH_ORDERS,
+    REFUSAL_ORDERS,
+    Arrangement,
+)
 from openqwave.cli.top.happenings import Happening
 from openqwave.cli.top.looks import Away, Look
 from openqwave.ipc import messages as ms
 from tests.unit.fake_service import STATUS
 from tests.unit.test_cli_overview import PATH, flow
+from tests.unit.test_cli_refusals import NOON_S, refusal
 
 SIZES = [(width, height) for width in (40, 60, 80, 200) for height in (2, 3, 8, 12, 22, 60)]
 
@@ -26,11 +32,14 @@ FLOWS = [flow(n, backend_reason=f"reason {n % 7}") for n in range(1, 90)]
 FLOWS += [flow(n, program=EVIL, user=EVIL, backend_reason=EVIL) for n in range(90, 100)]
 PATHS = [msgspec.structs.replace(PATH, host=f"10.0.1.{n}") for n in range(50)]
 NOTICES = [Happening(0.0, f"{n} " + "something happened " * 8) for n in range(50)]
-LOOK = Look(0.0, STATUS, FLOWS, PATHS, sees_all=False)
+REFUSALS = [refusal(n, program="obs") for n in range(1, 40)]
+REFUSALS += [refusal(n, program=EVIL, user=EVIL, detail=EVIL, host=EVIL) for n in range(40, 50)]
+LOOK = Look(0.0, STATUS, FLOWS, PATHS, sees_all=False, refusals=REFUSALS)
 AWAY = Away(0.0, "nobody listens at " + "/somewhere" * 30)
 
 BY_FLOW = Arrangement(FLOW_ORDERS)
 BY_HOST = Arrangement(PATH_ORDERS)
+BY_TIME = Arrangement(REFUSAL_ORDERS)
 
 
 def texts(lines: list[Line]) -> list[str]:
@@ -59,6 +68,9 @@ def test_no_line_is_too_long_and_none_too_many(
         ),
         picture.path_lines(
             LOOK, BY_HOST, "", first, size, has_details=has_details, is_current=False
+        ),
+        picture.refusal_lines(
+            LOOK, BY_TIME, "", first, size, has_details=has_details, is_current=True
         ),
         picture.notice_lines(NOTICES, first, size, is_current=True),
         picture.service_lines(LOOK, LOOK, first, size),
@@ -143,6 +155,47 @@ def test_where_there_is_nothing_that_is_said() -> None:
         assert texts(found)[1:] == [paths]
     found, _ = picture.notice_lines([], 0, (80, 9), is_current=False)
     assert texts(found)[1:] == ["Nothing has happened since this began."]
+
+
+def refusal_lines(rows: list[ms.RefusalRow], size: tuple[int, int], wanted: str = "") -> list[str]:
+    seen = Look(NOON_S + 60, STATUS, [], [], sees_all=True, refusals=rows)
+    lines, _ = picture.refusal_lines(
+        seen, BY_TIME, wanted, 0, size, has_details=None, is_current=True
+    )
+    return texts(lines)
+
+
+def test_why_something_was_refused_is_there_on_every_screen() -> None:
+    rows = [refusal(1, program="mumble"), refusal(2)]
+    why = "    the path has 3.20 Mbit/s to give; to 192.0.2.7; ERROR_NETWORK_BUSY (54)"
+    # The newest first; neither height nor width takes the reason away.
+    assert refusal_lines(rows, (80, 22)) == [
+        "> refused 1-2 of 2 by time",
+        "time      user   program   pid  what      flow",
+        "12:00:02  alice  obs      4711  set rate     2",
+        why,
+        "12:00:01  alice  mumble   4711  set rate     1",
+        why,
+    ]
+    assert refusal_lines(rows, (40, 8)) == [
+        "> refused 1-1 of 2 by time",
+        "time      user   program  what      flow",
+        "12:00:02  alice  obs      set rate     2",
+        "    the path has 3.20 Mbit/s to give;",
+        "    to 192.0.2.7;",
+        "    ERROR_NETWORK_BUSY (54)",
+    ]
+    assert refusal_lines(rows, (80, 22), "mumble")[2].startswith("12:00:01  alice  mumble")
+    assert refusal_lines(rows, (80, 22), "nobody")[1:] == ["Nothing such was refused."]
+    assert refusal_lines([], (80, 22))[1:] == ["Nothing was refused."]
+
+
+def test_what_is_higher_than_its_pane_says_so() -> None:
+    found = refusal_lines([refusal(1, detail="why " * 100)], (40, 8))
+    assert len(found) == 8
+    assert found[-1].endswith("why…")
+    found = refusal_lines([refusal(1)], (40, 5))
+    assert found[-1] == "    to 192.0.2.7;…"
 
 
 def test_that_the_service_is_away_is_said_above_everything() -> None:

@@ -1,4 +1,4 @@
-"""Which flows and paths are shown, and in which order.
+"""Which flows, paths and refusals are shown, and in which order.
 
 What is not known stands last, however it is sorted. A filter is words; a row is shown where each
 of them is part of something that it says, as a person reads it: a program, a user, an address, a
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from openqwave.cli.overview.filters import place_of
 from openqwave.cli.overview.paths import state_of
-from openqwave.ipc.messages import FlowRow, PathRow
+from openqwave.cli.overview.refusals import request_words
+from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-R = TypeVar("R", FlowRow, PathRow)
+R = TypeVar("R", FlowRow, PathRow, RefusalRow)
 # What rows are sorted by; None where it is not known.
 Place: TypeAlias = "float | str | tuple[int, int] | None"
 
@@ -66,6 +67,14 @@ PATH_ORDERS: Final[Sequence[Order[PathRow]]] = (
     Order("held", lambda row: row.held_bps, largest_first=True),
     Order("trouble", path_trouble, largest_first=True),
     Order("RTT", lambda row: row.rtt_ns, largest_first=True),
+)
+
+REFUSAL_ORDERS: Final[Sequence[Order[RefusalRow]]] = (
+    Order("time", lambda row: row.number, largest_first=True),
+    Order("program", lambda row: row.program.casefold()),
+    Order("user", lambda row: row.user.casefold()),
+    Order("reason", lambda row: row.name),
+    Order("times", lambda row: row.times, largest_first=True),
 )
 
 
@@ -119,6 +128,12 @@ def paths_with(rows: Iterable[PathRow], wanted: str) -> list[PathRow]:
     return [row for row in rows if _says(_of_path(row), words)] if words else list(rows)
 
 
+def refusals_with(rows: Iterable[RefusalRow], wanted: str) -> list[RefusalRow]:
+    """Refusals that say all the words."""
+    words = wanted.casefold().split()
+    return [row for row in rows if _says(_of_refusal(row), words)] if words else list(rows)
+
+
 def _says(text: str, words: Sequence[str]) -> bool:
     return all(word in text for word in words)
 
@@ -135,3 +150,9 @@ def _of_flow(row: FlowRow) -> str:
 def _of_path(row: PathRow) -> str:
     parts = [row.host, row.interface, row.source, row.gateway or "", row.link_type]
     return "\n".join([*parts, state_of(row)[0], row.obstacle, row.congestion_reason]).casefold()
+
+
+def _of_refusal(row: RefusalRow) -> str:
+    parts = [row.user, row.program, str(row.pid), request_words(row), row.host or ""]
+    parts += ["" if row.flow is None else f"flow {row.flow}", f"{row.name} {row.code}"]
+    return "\n".join([*parts, row.detail]).casefold()

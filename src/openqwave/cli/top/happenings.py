@@ -10,21 +10,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from openqwave.cli.overview.paths import state_of
+from openqwave.cli.overview.refusals import again_words, request_words
 from openqwave.cli.overview.words import bytes_sent, clean, counted, duration, name, rate
-from openqwave.cli.top.looks import Away, Look
+from openqwave.cli.top.looks import Away, Look, same_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from openqwave.cli.top.looks import Glance
-    from openqwave.ipc.messages import FlowRow, PathRow, StatusRow
+    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow, StatusRow
 
-# Of more than so many flows that begin or end at once, the rest is only counted: nobody reads it.
+# Of more than so many flows that begin or end at once, or that many refusals, the rest is only
+# counted: nobody reads it.
 MOST_AT_ONCE: Final = 20
 # How a row says that a flow's marks follow nothing; in `openqwave.service.views`.
 _NOT_ADMITTED, _ENDED = "not admitted", "ended"
 
 GOOD, BAD, PLAIN = "green", "red", ""
+
+_NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Happening:
     """One thing that happened.
 
     Attributes:
-        at_s: When it was seen, CLOCK_REALTIME.
+        at_s: When it was seen, or was where that is known, CLOCK_REALTIME.
         words: What, without a full stop.
         style: Of the terminal library: good, bad or neither.
     """
@@ -43,11 +47,12 @@ class Happening:
 
 
 def contents(look: Look) -> Iterator[Happening]:
-    """What a look saw, a line for each flow and path."""
+    """What a look saw, a line for each flow, path and refusal."""
     for flow in look.flows:
         yield Happening(look.at_s, f"flow {flow.flow}: {_flow_in_full(flow)}")
     for path in look.paths:
         yield Happening(look.at_s, f"path {clean(path.host)}: {_path_in_full(path)}")
+    yield from _refusals((), look)
 
 
 def happenings(last: Glance | None, seen: Look | None, glance: Glance) -> list[Happening]:
@@ -59,6 +64,7 @@ def happenings(last: Glance | None, seen: Look | None, glance: Glance) -> list[H
         glance: The present one.
     """
     found: list[tuple[str, str]] = []
+    refused: Iterable[Happening] = ()
     if isinstance(glance, Away):
         if not isinstance(last, Away) or last.reason != glance.reason:
             found.append((f"no service: {glance.reason}; trying again", BAD))
@@ -67,7 +73,9 @@ def happenings(last: Glance | None, seen: Look | None, glance: Glance) -> list[H
             found.append((_service(last, seen, glance), GOOD))
         if seen is not None:
             found += _between(seen, glance)
-    return [Happening(glance.at_s, words, style) for words, style in found]
+            is_same = seen.status.pid == glance.status.pid
+            refused = _refusals(seen.refusals if is_same else (), glance)
+    return [*[Happening(glance.at_s, words, style) for words, style in found], *refused]
 
 
 def _service(last: Glance | None, seen: Look | None, now: Look) -> str:
@@ -118,6 +126,25 @@ def _few(
         yield words(row), PLAIN
     if len(rows) > MOST_AT_ONCE:
         yield f"{counted(len(rows) - MOST_AT_ONCE, f'more {thing}')} {verb}", PLAIN
+
+
+def _refusals(before: Sequence[RefusalRow], now: Look) -> Iterator[Happening]:
+    """What was refused since; the same again where it has become ten times as often."""
+    last = before[-1].number if before else 0
+    new = [row for row in now.refusals if row.number > last]
+    if not new:
+        return
+    known = {same_refusal(row): row.times for row in before}
+    told = [row for row in new if _is_news(known.get(same_refusal(row), 0), row.times)]
+    if len(told) > MOST_AT_ONCE:
+        words = f"{counted(len(told) - MOST_AT_ONCE, 'more refusal')}, before those that follow"
+        yield Happening(now.at_s, words, BAD)
+    for row in told[-MOST_AT_ONCE:]:
+        yield Happening(row.time_ns / _NS_PER_S, _refusal_in_full(row, now.at_s), BAD)
+
+
+def _is_news(times_before: int, times: int) -> bool:
+    return not times_before or len(str(times)) > len(str(times_before))
 
 
 def _of_flow(before: FlowRow, now: FlowRow) -> Iterator[tuple[str, str]]:
@@ -218,6 +245,17 @@ def _path_in_full(row: PathRow) -> str:
     if row.sent_bytes:
         phrases.append(f"experiments sent {bytes_sent(row.sent_bytes)}")
     return "; ".join(phrases)
+
+
+def _refusal_in_full(row: RefusalRow, now_s: float) -> str:
+    flow = "" if row.flow is None else f" of flow {row.flow}"
+    where = "" if row.host is None else f", to {clean(row.host)}"
+    whose = f"{name(row.program)} of {name(row.user)}, process {row.pid}"
+    again = again_words(row, now_s)
+    return (
+        f"refused to {whose}: {request_words(row)}{flow}{where}: {clean(row.detail)} "
+        f"({clean(row.name)}{f'; {again}' if again else ''})"
+    )
 
 
 def _numbers(row: PathRow) -> str:

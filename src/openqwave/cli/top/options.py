@@ -38,7 +38,7 @@ def top(
         ),
     ] = None,
 ) -> None:
-    """Show flows, paths, congestion and what happens, live, on a full screen.
+    """Show flows, paths, what was refused and what happens, live, on a full screen.
 
     Keys sort, filter and freeze; h has them all. Goes on while the service is away. Who is not
     root sees only their own flows.

@@ -14,9 +14,10 @@ from openqwave.cli.overview.flows import page_of_flows
 from openqwave.cli.overview.looking import ADVICE
 from openqwave.cli.overview.pages import Page, folded
 from openqwave.cli.overview.paths import page_of_paths
+from openqwave.cli.overview.refusals import page_of_refusals
 from openqwave.cli.overview.status import page_of_status, page_without_service
 from openqwave.cli.overview.words import cells, counted, cut
-from openqwave.cli.top.arranging import Arrangement, flows_with, paths_with
+from openqwave.cli.top.arranging import Arrangement, flows_with, paths_with, refusals_with
 from openqwave.cli.top.looks import Away, Look
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from openqwave.cli.overview.pages import Line, Piece
     from openqwave.cli.top.happenings import Happening
     from openqwave.cli.top.looks import Glance
-    from openqwave.ipc.messages import FlowRow, PathRow
+    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow
 
 _T = TypeVar("_T")
 
@@ -84,20 +85,24 @@ def head(glance: Glance | None, seen: Look | None, frozen: str, width: int) -> l
             told += f" Below is what was seen at {clock(seen.at_s)}."
         away = folded(told, width)
         if len(away) > _MOST_AWAY_LINES:
-            away = [*away[: _MOST_AWAY_LINES - 1], cut(away[_MOST_AWAY_LINES - 1], width - 1) + "…"]
+            away = away[:_MOST_AWAY_LINES]
+            away[-1] = cut(away[-1], width - 1) + "…"
         lines += [[(line, "bold red")] for line in away]
     return lines
 
 
 def _counts(seen: Look) -> list[Piece]:
     congested = sum(bool(row.congested) for row in seen.paths)
-    refused = sum(row.marking == "not admitted" for row in seen.flows)
+    unadmitted = sum(row.marking == "not admitted" for row in seen.flows)
+    refused = sum(row.times for row in seen.refusals)
     pieces: list[Piece] = [(counted(len(seen.flows), "flow"), "")]
     pieces.append((counted(len(seen.paths), "path"), ""))
     if congested:
         pieces.append((f"{congested:,} congested", "bold red"))
+    if unadmitted:
+        pieces.append((f"{unadmitted:,} not admitted", "bold red"))
     if refused:
-        pieces.append((f"{refused:,} not admitted", "bold red"))
+        pieces.append((f"{refused:,} refused", ""))
     if not seen.sees_all:
         pieces.append(("yours only", ""))
     return pieces
@@ -130,6 +135,11 @@ def title(words: str, *, is_current: bool, width: int) -> Line:
     """The line above a pane; that of the current one says so."""
     text = cut(f"{'>' if is_current else ' '} {words}", width)
     return [(text + " " * (width - cells(text)), "bold reverse" if is_current else "underline")]
+
+
+def shows_details(name: str, height: int) -> bool:
+    """Does a pane have what stands below its rows, unless somebody wants it otherwise?"""
+    return name == "refused" or height >= DETAILS_FROM_LINES
 
 
 def flow_lines(
@@ -185,6 +195,33 @@ def path_lines(
     return _table(rows, page, words, first, size, has_details, is_current=is_current)
 
 
+def refusal_lines(
+    look: Look,
+    arrangement: Arrangement[RefusalRow],
+    wanted: str,
+    first: int,
+    size: tuple[int, int],
+    *,
+    has_details: bool | None,
+    is_current: bool,
+) -> tuple[list[Line], int]:
+    """The pane of what was refused, the newest first; see `flow_lines`.
+
+    What stands below rows is why, so it is there however low the pane is.
+    """
+    rows = arrangement.of(refusals_with(reversed(look.refusals), wanted))
+
+    def page(part: Sequence[RefusalRow], width: int) -> Page:
+        return page_of_refusals(
+            part, sees_all=True, is_filtered=bool(wanted), width=width, now_s=look.at_s
+        )
+
+    words = f"refused {{}} {arrangement.words}{_filter_words(wanted)}"
+    if has_details is None:
+        has_details = shows_details("refused", size[1])
+    return _table(rows, page, words, first, size, has_details, is_current=is_current)
+
+
 def _filter_words(wanted: str) -> str:
     return f', with "{wanted}"' if wanted else ""
 
@@ -201,7 +238,7 @@ def _table(
 ) -> tuple[list[Line], int]:
     width, height = size
     if has_details is None:
-        has_details = height >= DETAILS_FROM_LINES
+        has_details = shows_details("", height)
     first = max(0, min(first, len(rows) - 1))
     # What is below the pane's title.
     room = max(1, height - 1)
@@ -213,7 +250,17 @@ def _table(
         page = _bare(page_of(rows[first : first + shown], width), has_details=has_details)
     place = f"{first + 1}-{first + len(page.blocks)} of {len(rows):,}" if rows else "0"
     top = title(words.format(place), is_current=is_current, width=width)
-    return [top, *page.lines()][:height], first
+    lines = [top, *page.lines()]
+    if len(lines) > height:
+        # A row that is higher than the pane.
+        lines[height - 1] = _going_on(lines[height - 1], width)
+    return lines[:height], first
+
+
+def _going_on(line: Line, width: int) -> Line:
+    """A line with a mark that says that there is more."""
+    text = "".join([piece for piece, _ in line])
+    return [(cut(text, width - 1).removesuffix("…") + "…", line[-1][1] if line else "")]
 
 
 def _bare(page: Page, *, has_details: bool) -> Page:
@@ -286,7 +333,7 @@ def text_lines(
 
 _HELP: Final = (
     ("q, Ctrl-C", "end"),
-    ("Tab, 1 2 3 4", "go to flows, paths, notices, the service"),
+    ("Tab, 1 2 3 4 5", "go to flows, paths, what was refused, notices, the service"),
     ("up, down", "move by a row; PgUp, PgDn by ten; Home, End"),
     ("/", "show only rows with some words; Enter keeps them, Escape drops them"),
     ("s", "sort by something else"),
@@ -302,7 +349,7 @@ _HELP_NOTES: Final = (
     "`qwave top --plain` says the same in lines, for screen readers.",
 )
 # The longest of the keys, and a gap.
-_HELP_KEY = 14
+_HELP_KEY = 16
 
 
 def help_lines(first: int, size: tuple[int, int]) -> tuple[list[Line], int]:

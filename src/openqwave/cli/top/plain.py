@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from openqwave.cli.overview.showing import encodable, write_out
+from openqwave.cli.overview.words import clock
 from openqwave.cli.top.happenings import Happening, contents, happenings
 from openqwave.cli.top.looks import Look
 
@@ -33,5 +34,5 @@ def write_changes(glances: Iterable[Glance]) -> None:
 
 def _write(found: Iterable[Happening]) -> None:
     for each in found:
-        clock = time.strftime("%H:%M:%S", time.localtime(each.at_s))
-        write_out(encodable(f"{clock} {each.words.rstrip('.')}.\n"))
+        at = clock(each.at_s, time.time())
+        write_out(encodable(f"{at} {each.words.rstrip('.')}.\n"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from textual.app import App
 from textual.binding import Binding, BindingType
@@ -19,13 +19,18 @@ from textual.widgets import Input
 
 from openqwave.cli.interruption import Interrupted
 from openqwave.cli.top import picture
-from openqwave.cli.top.arranging import FLOW_ORDERS, PATH_ORDERS, Arrangement
+from openqwave.cli.top.arranging import (
+    FLOW_ORDERS,
+    PATH_ORDERS,
+    REFUSAL_ORDERS,
+    Arrangement,
+)
 from openqwave.cli.top.happenings import happenings
 from openqwave.cli.top.lines import Lines
 from openqwave.cli.top.looks import Look, looks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from textual.app import ComposeResult
 
@@ -36,8 +41,14 @@ if TYPE_CHECKING:
 
 # Panes that share the screen where it is high enough for all of them.
 _SHARED: Final = ("flows", "paths", "notices")
-_TAKING_TURNS: Final = (*_SHARED, "service")
+_TAKING_TURNS: Final = ("flows", "paths", "refused", "notices", "service")
 _PANES: Final = (*_TAKING_TURNS, "help")
+# Panes whose rows are sorted and filtered.
+_TABLES: Final[dict[str, Callable[..., tuple[list[Line], int]]]] = {
+    "flows": picture.flow_lines,
+    "paths": picture.path_lines,
+    "refused": picture.refusal_lines,
+}
 # Each has two rows at least, with title and heading, and the flows twice that.
 _SHARED_FROM_LINES: Final = 20
 # As far back as anybody scrolls.
@@ -92,8 +103,9 @@ class TopApp(App[None]):
         Binding("shift+tab", "turn(-1)", priority=True),
         Binding("1", "go('flows')"),
         Binding("2", "go('paths')"),
-        Binding("3", "go('notices')"),
-        Binding("4", "go('service')"),
+        Binding("3", "go('refused')"),
+        Binding("4", "go('notices')"),
+        Binding("5", "go('service')"),
         Binding("h,question_mark,f1", "go('help')"),
         Binding("escape", "leave", priority=True),
         Binding("up,k", "move(-1)"),
@@ -133,8 +145,11 @@ class TopApp(App[None]):
         self._has_details: bool | None = None
         self._wanted = ""
         self._first = dict.fromkeys(_PANES, 0)
-        self._flow_order = Arrangement(FLOW_ORDERS)
-        self._path_order = Arrangement(PATH_ORDERS)
+        self._orders: dict[str, Arrangement[Any]] = {
+            "flows": Arrangement(FLOW_ORDERS),
+            "paths": Arrangement(PATH_ORDERS),
+            "refused": Arrangement(REFUSAL_ORDERS),
+        }
 
     def compose(self) -> ComposeResult:
         """Put the widgets on the screen."""
@@ -254,20 +269,10 @@ class TopApp(App[None]):
                 )
             case _ if seen is None:
                 lines = [picture.title(name, is_current=is_current, width=size[0])]
-            case "flows":
-                lines, first = picture.flow_lines(
-                    seen,
-                    self._flow_order,
-                    self._wanted,
-                    first,
-                    size,
-                    has_details=self._has_details,
-                    is_current=is_current,
-                )
             case _:
-                lines, first = picture.path_lines(
+                lines, first = _TABLES[name](
                     seen,
-                    self._path_order,
+                    self._orders[name],
                     self._wanted,
                     first,
                     size,
@@ -313,6 +318,7 @@ class TopApp(App[None]):
 
     def action_move_to(self, end: int) -> None:
         """Move to the first row of the current pane, or to the last."""
+        # As many as notices and refusals can be.
         rows = max(_NOTICES, 0 if self._shown[1] is None else len(self._shown[1].flows))
         self._first[self._current] = rows * end
         self._redraw(self._current)
@@ -337,28 +343,26 @@ class TopApp(App[None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
         self._wanted = event.value
-        self._first["flows"] = self._first["paths"] = 0
+        self._first.update(dict.fromkeys(_TABLES, 0))
         self._arrange()
 
     def _stop_typing(self) -> None:
         self.query_one(Input).display, self.query_one("#keys").display = False, True
         self.screen.set_focus(None)
 
+    def _order(self, turn: Callable[[Arrangement[Any]], Arrangement[Any]]) -> None:
+        """Order the current pane in another way; the flows where it has no order."""
+        name = self._current if self._current in self._orders else "flows"
+        self._orders[name] = turn(self._orders[name])
+        self._redraw(*_TABLES)
+
     def action_sort(self) -> None:
         """Sort by something else."""
-        if self._current == "paths":
-            self._path_order = self._path_order.next()
-        else:
-            self._flow_order = self._flow_order.next()
-        self._redraw(*_SHARED)
+        self._order(lambda order: order.next())
 
     def action_reverse(self) -> None:
         """Turn the order round."""
-        if self._current == "paths":
-            self._path_order = self._path_order.reversed()
-        else:
-            self._flow_order = self._flow_order.reversed()
-        self._redraw(*_SHARED)
+        self._order(lambda order: order.reversed())
 
     def action_freeze(self) -> None:
         """Let the picture stand, or move on."""
@@ -371,11 +375,11 @@ class TopApp(App[None]):
     def action_details(self) -> None:
         """Show or hide what stands below rows."""
         if self._has_details is None:
-            height = self.query_one("#flows").size.height
-            self._has_details = height < picture.DETAILS_FROM_LINES
+            height = self.query_one(f"#{self._current}").size.height
+            self._has_details = not picture.shows_details(self._current, height)
         else:
             self._has_details = not self._has_details
-        self._redraw(*_SHARED)
+        self._redraw(*_TABLES)
 
     def action_zoom(self) -> None:
         """Give the current pane the whole screen, or let others in."""
