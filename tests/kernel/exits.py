@@ -21,7 +21,7 @@ from openqwave.enforcement.missing import MechanismMissing
 from openqwave.lab.hosts import Host
 
 WAYS = (True, False)
-SMALL = Sizes(flows=64, sockets=64, destinations=64, tuples=64, fragmented=64)
+SMALL = Sizes(flows=64, sockets=64, destinations=64, claimants=64, fragmented=64)
 ARRAY = 2
 # Every network has it, with this index.
 LOOPBACK = 1

@@ -9,16 +9,19 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 
 import pytest
 
-from openqwave.enforcement.bpf import layout, syscalls
+from openqwave.admission.rules import Ports
+from openqwave.enforcement.bpf import syscalls
 from openqwave.enforcement.bpf.program import EgressProgram
 from openqwave.enforcement.bpf.table import BURST_NS
+from openqwave.enforcement.claims import Claim, RuleClaim
 from openqwave.lab.topology import Host
 from openqwave.model.endpoint import Endpoint, endpoint_at
-from openqwave.model.flow import Treatment
+from openqwave.model.flow import Transport, Treatment
 from tests.kernel.egress_stage import Wire, attached, cookie_of, load, may_use_bpf
 
 pytestmark = pytest.mark.kernel
@@ -312,30 +315,103 @@ def run(
     return returned & 0xFFFF_FFFF, out, struct.unpack_from("=I", after, PRIORITY_AT)[0]
 
 
-V4 = layout.Tuple(17, at("192.0.2.2", 5_000), at("192.0.2.1", 4_000))
-V6 = layout.Tuple(17, at("2001:db8::2", 5_000), at("2001:db8::1", 4_000))
+ANY = RuleClaim(Claim(1, Treatment()))
+V4 = replace(
+    ANY,
+    protocol=Transport.UDP,
+    local=IPv4Network("192.0.2.1"),
+    remote=IPv4Network("192.0.2.2"),
+    local_ports=Ports(4_000, 4_000),
+    remote_ports=Ports(5_000, 5_000),
+)
+V6 = replace(V4, local=IPv6Network("2001:db8::1"), remote=IPv6Network("2001:db8::2"))
+
+
+def lead(program: EgressProgram, slot: int, *rules: RuleClaim) -> None:
+    """Let traffic that meets the conditions of a rule lead to a slot."""
+    program.claims.write([(rule, slot) for rule in rules], {})
+    program.claims.bring_in_force()
 
 
 @pytest.mark.parametrize(
-    "source",
-    [at("192.0.2.1", 4_000), Endpoint(bytes(4), 4_000), None],
-    ids=["exact", "port", "any"],
+    ("conditions", "is_met"),
+    [
+        ({}, True),
+        ({"protocol": Transport.UDP}, True),
+        ({"protocol": Transport.TCP}, False),
+        ({"local": IPv4Network("192.0.2.0/31")}, True),
+        ({"local": IPv4Network("192.0.2.0/32")}, False),
+        ({"local": IPv4Network("0.0.0.0/0")}, True),
+        ({"local": IPv4Network("128.0.0.0/1")}, True),
+        ({"local": IPv4Network("0.0.0.0/1")}, False),
+        ({"local": IPv6Network("::/0")}, False),
+        ({"remote": IPv4Network("192.0.2.2/31")}, True),
+        ({"remote": IPv4Network("192.0.2.0/31")}, False),
+        ({"remote": IPv6Network("::ffff:0:0/96")}, False),
+        ({"local": IPv4Network("192.0.2.2")}, False),
+        ({"local_ports": Ports(4_000, 4_000)}, True),
+        ({"local_ports": Ports(1, 4_000)}, True),
+        ({"local_ports": Ports(4_000, 65_535)}, True),
+        ({"local_ports": Ports(1, 3_999)}, False),
+        ({"local_ports": Ports(4_001, 65_535)}, False),
+        ({"remote_ports": Ports(4_999, 5_001)}, True),
+        ({"remote_ports": Ports(5_001, 5_001)}, False),
+        ({"remote_ports": Ports(1, 4_999)}, False),
+        ({"local_ports": Ports(5_000, 5_000), "remote_ports": Ports(4_000, 4_000)}, False),
+    ],
+    ids=str,
 )
-def test_traffic_of_a_tuple(program: EgressProgram, source: Endpoint | None) -> None:
+def test_conditions_at_their_edges(
+    program: EgressProgram, conditions: dict[str, Any], is_met: bool
+) -> None:
     packet = ipv4_packet(tos=3)
     assert run(program, packet) == (NEXT, packet, 3)
     slot = flow(program, Treatment(dscp=46, queue_priority=5))
-    traffic = replace(V4, source=source)
-    program.table.put_tuple(traffic, slot)
-    assert run(program, packet) == (NEXT, ipv4_packet(tos=46 << 2 | 3), 5)
-    other = ipv4_packet(port=5_001)
-    assert run(program, other) == (NEXT, other, 3)
-    program.table.drop_tuple(traffic)
+    lead(program, slot, replace(ANY, **conditions))
+    marked = (NEXT, ipv4_packet(tos=46 << 2 | 3), 5)
+    assert run(program, packet) == (marked if is_met else (NEXT, packet, 3))
+    program.claims.switch_off()
     assert run(program, packet) == (NEXT, packet, 3)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "is_met"),
+    [
+        ({"local": IPv6Network("2001:db8::/127")}, True),
+        ({"local": IPv6Network("2001:db8::/128")}, False),
+        ({"local": IPv6Network("::/0")}, True),
+        ({"local": IPv4Network("0.0.0.0/0")}, False),
+        ({"remote": IPv6Network("2001:db8::2/128")}, True),
+        ({"remote": IPv6Network("2001:db8:0:0:8000::/65")}, False),
+        ({"remote": IPv6Network("2001:db8::/65")}, True),
+    ],
+    ids=str,
+)
+def test_conditions_of_ipv6(
+    program: EgressProgram, conditions: dict[str, Any], is_met: bool
+) -> None:
+    lead(program, flow(program, Treatment(dscp=46)), replace(ANY, **conditions))
+    marked = ipv6_packet(tclass=46 << 2 if is_met else 0)
+    assert run(program, ipv6_packet())[1] == marked
+
+
+@pytest.mark.parametrize("first", [0, 1, 31, 32, 62, 63])
+def test_the_first_of_the_rules_that_are_met_holds(program: EgressProgram, first: int) -> None:
+    unmet = replace(ANY, remote_ports=Ports(9, 9))
+    slots = [flow(program, Treatment(dscp=dscp)) for dscp in (8, 46, 34)]
+    rules = [(unmet, slots[0])] * 64
+    rules[first] = (V4, slots[1])
+    rules[first + 1 :] = [(ANY, slots[2])] * (63 - first)
+    program.claims.write(rules, {})
+    program.claims.bring_in_force()
+    assert run(program, ipv4_packet())[1] == ipv4_packet(tos=46 << 2)
+    # And of the last bank, nothing is left.
+    lead(program, slots[2], unmet)
+    assert run(program, ipv4_packet())[1] == ipv4_packet()
+
+
 def test_ipv4_options_are_stepped_over(program: EgressProgram) -> None:
-    program.table.put_tuple(V4, flow(program, Treatment(dscp=8)))
+    lead(program, flow(program, Treatment(dscp=8)), V4)
     options = bytes([1] * 8)
     assert run(program, ipv4_packet(options=options))[1] == ipv4_packet(options=options, tos=32)
 
@@ -355,7 +431,7 @@ HOP, ROUTE, TARGET = 0, 43, 60
 def test_ipv6_extension_headers(
     program: EgressProgram, kinds: tuple[int, ...], is_found: bool
 ) -> None:
-    program.table.put_tuple(V6, flow(program, Treatment(dscp=8)))
+    lead(program, flow(program, Treatment(dscp=8)), V6)
     extensions = b"".join(
         bytes([following, index % 2]) + bytes(6 + 8 * (index % 2))
         for index, following in enumerate((*kinds[1:], 17))
@@ -365,16 +441,16 @@ def test_ipv6_extension_headers(
 
 
 def test_the_same_where_there_is_no_link_header(program: EgressProgram) -> None:
-    program.table.put_tuple(V4, flow(program, Treatment(dscp=8, pcp=4)))
+    lead(program, flow(program, Treatment(dscp=8, pcp=4)), V4)
     slot = flow(program, Treatment(dscp=8, pcp=4))
-    program.table.put_tuple(V4, slot)
+    lead(program, slot, V4)
     assert run(program, ipv4_packet(), name="egress_untagged")[1] == ipv4_packet(tos=32)
     assert program.table.read_meters([slot])[slot].bytes == len(ipv4_packet()) - 14
 
 
 def test_trains_count_their_segments(program: EgressProgram) -> None:
     slot = flow(program, Treatment(dscp=8, rate_bps=8_000_000, excess_is_remarked=True))
-    program.table.put_tuple(V4, slot)
+    lead(program, slot, V4)
     # 40 segments of 1,000 bytes of IP take 40 ms, which overdraws; the second train is excess.
     for _ in range(2):
         run(program, ipv4_packet(body=1_000), wire=40 * 1_014, segments=40)
@@ -388,7 +464,7 @@ def test_what_would_wait_too_long_is_dropped(program: EgressProgram) -> None:
     # A packet of 36 bytes takes 0.288 s.
     slow = Treatment(rate_bps=1_000)
     program.table.write_treatment(slot, slow, is_delayed=True, horizon_ns=1_000_000_000)
-    program.table.put_tuple(V4, slot)
+    lead(program, slot, V4)
     returned = [run(program, ipv4_packet())[0] for _ in range(10)]
     assert returned[:3] == [NEXT] * 3
     assert returned[-3:] == [2] * 3
@@ -399,9 +475,9 @@ def test_what_would_wait_too_long_is_dropped(program: EgressProgram) -> None:
 
 def test_a_slot_begins_anew(program: EgressProgram) -> None:
     slot = flow(program, Treatment(dscp=8))
-    program.table.put_tuple(V4, slot)
+    lead(program, slot, V4)
     run(program, ipv4_packet())
-    program.table.drop_tuple(V4)
+    program.claims.switch_off()
     program.table.free_slot(slot)
     assert program.table.new_slot() == slot
     assert program.table.read_meters([slot])[slot].packets == 0

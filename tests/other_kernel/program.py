@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SO_COOKIE = 57
 
 # Room for a test's flows; a guest has little memory.
-SIZES = Sizes(flows=64, sockets=64, destinations=64, tuples=16, fragmented=64)
+SIZES = Sizes(flows=64, sockets=64, destinations=64, claimants=16, fragmented=64)
 
 NAME, PRIORITY = "test", 1
 

@@ -23,12 +23,16 @@ import pytest
 from openqwave.drivers.sockets import SocketDirectory
 from openqwave.enforcement import holds, marks
 from openqwave.enforcement import missing as missing_module
-from openqwave.enforcement.bpf import elf, layout, program, release, syscalls
+from openqwave.enforcement.bpf import btf, creation, elf, layout, program, release, syscalls
+from openqwave.enforcement.bpf import rights as rights_module
 from openqwave.enforcement.bpf.attachment import Attachments, clean_up_leftovers
 from openqwave.enforcement.bpf.backend import DataPlane
+from openqwave.enforcement.bpf.creation import Creation, kernel_types
 from openqwave.enforcement.bpf.presence import Presence
+from openqwave.enforcement.bpf.programs import ClaimedPrograms
 from openqwave.enforcement.bpf.table import Sizes
 from openqwave.enforcement.choice import Candidate, choose
+from openqwave.enforcement.claims import MOST_RULES, Claim, Executable, RuleClaim
 from openqwave.enforcement.memory import Memory
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.enforcement.nft import backend as nft
@@ -108,7 +112,7 @@ def row_of(said: str) -> str:
 
 def with_rights(patch: Patch, rights: int) -> None:
     status = f"CapInh:\t0\nCapEff:\t{rights:016x}\n"
-    patch.setattr(syscalls, "open", lambda *_, **__: io.StringIO(status), raising=False)
+    patch.setattr(rights_module, "open", lambda *_, **__: io.StringIO(status), raising=False)
 
 
 def bpf_says(number: int, *, maps: bool = False, log: bytes = b"", rights: int = -1) -> Case:
@@ -118,7 +122,8 @@ def bpf_says(number: int, *, maps: bool = False, log: bytes = b"", rights: int =
         with_rights(patch, rights & (1 << 41) - 1)
 
         def call(_: int, command: int, attributes: Any, *__: object) -> int:  # noqa: ANN401
-            if command == 0 and maps:
+            # Maps, and what describes their types.
+            if command in (0, 18) and maps:
                 return os.open("/dev/null", os.O_RDONLY)
             if log and int.from_bytes(attributes[24:28], "little"):
                 at = int.from_bytes(attributes[32:40], "little")
@@ -176,7 +181,7 @@ class NoFilters:
 class NoProgram:
     """What is attached, without being there."""
 
-    programs, table = program.Programs(-1, -1, -1, -1), None
+    programs, table, claims, owners = program.Programs(-1, -1, -1, -1), None, None, -1
 
     def close(self) -> None:
         pass
@@ -311,6 +316,50 @@ def plane(number: int) -> Case:
         if not number:
             ours.clean_up()
         return ours.apply(a_plan(a_share(VOICE)))
+
+    return happen
+
+
+class NoClaims:
+    """What leads from those who make sockets, and where packets leave: nothing does."""
+
+    table = claims = NoLife()
+
+    def __init__(self, types: Callable[[], bytes] = bytes) -> None:
+        self.creation = Creation(-1, types)
+
+    def outlets(self) -> tuple[int, ...]:
+        return ()
+
+
+NAMING = RuleClaim(Claim(1, VOICE), programs=frozenset({Executable("curl")}))
+
+
+def claiming(rule: RuleClaim = NAMING, count: int = 1) -> Case:
+    """What is said to rules."""
+
+    def happen(_: Patch) -> object:
+        ours = ClaimedPrograms(NoClaims(), NoLife())  # type: ignore[arg-type]
+        return ours.carry_out([rule] * count, [])
+
+    return happen
+
+
+def naming(
+    types: Callable[[], bytes] | None = None,
+    *changes: tuple[Any, str, Any],
+    rights: int = -1,
+) -> Case:
+    """What is said to a rule that names a program."""
+
+    def happen(patch: Patch) -> object:
+        with_rights(patch, rights & (1 << 41) - 1)
+        found = dict.fromkeys([field for way in creation.PLACES for field in way], 8)
+        patch.setattr(btf, "offsets", btf.offsets if types else always(found))
+        for where, name, what in changes:
+            patch.setattr(where, name, what)
+        ours = ClaimedPrograms(NoClaims(types or bytes), NoLife())  # type: ignore[arg-type]
+        return ours.carry_out([NAMING], [])
 
     return happen
 
@@ -564,6 +613,14 @@ CASES: dict[str, Case] = {
     "writing fails": plane(errno.EIO),
     "writing forbidden": plane(errno.EPERM),
     "taken away": plane(0),
+    # Programs that ask for nothing.
+    "too many rules": claiming(RuleClaim(Claim(1, VOICE)), MOST_RULES + 1),
+    "no right to look": naming(rights=~(1 << 38 | 1 << 21)),
+    "no types": naming(kernel_types, (creation, "_TYPES", "/nowhere")),
+    "other types": naming(lambda: bytes(64)),
+    "broken, too": naming(None, (elf, "read", failing(elf.BrokenObject("no ELF file")))),
+    "another version, too": naming(None, (layout, "CREATED_LAYOUT", ())),
+    "not verified": naming(None, (syscalls, "map_create", failing(os_error(errno.EINVAL)))),
     # Rates.
     "a foreign root": shaping(Queues("pfifo", 0x70_0000)),
     "not allowed": shaping(Queues("noqueue"), may=frozenset()),

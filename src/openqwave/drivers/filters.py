@@ -95,7 +95,8 @@ def _to_filter(body: bytes) -> Filter | None:
 def _to_exit(body: bytes) -> Exit:
     link = to_link(body)
     details = attributes(attributes(body[LINK.size :]).get(_IFLA_LINKINFO, b""))
-    return Exit(link.index, link.name, link.hardware, _text(details.get(_IFLA_INFO_KIND, b"")))
+    kind = _text(details.get(_IFLA_INFO_KIND, b""))
+    return Exit(link.index, link.name, link.hardware, kind, link.is_up)
 
 
 def _clsact(interface: int) -> bytes:

@@ -19,12 +19,14 @@ class Exit:
         name: Its name.
         hardware: What it is, by ARPHRD_ number (linux/if_arp.h).
         kind: What the kernel calls a device that is none of hardware, such as "vlan"; else empty.
+        is_up: Whether packets can leave by it.
     """
 
     index: int
     name: str
     hardware: int
     kind: str = ""
+    is_up: bool = True
 
 
 @value

@@ -19,6 +19,7 @@ from openqwave.enforcement.bpf import syscalls
 from openqwave.enforcement.bpf.attachment import has_tcx
 from openqwave.enforcement.bpf.program import EgressProgram, Sizes
 from openqwave.enforcement.bpf.release import attach, cgroup_root
+from openqwave.enforcement.bpf.rights import missing_right
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.enforcement.nft.library import Nft
 from openqwave.enforcement.nft.netlink import Netfilter
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
 
 # Just enough to have the program verified.
-_SMALL: Final = Sizes(flows=16, sockets=16, destinations=16, tuples=16, fragmented=16)
+_SMALL: Final = Sizes(flows=16, sockets=16, destinations=16, claimants=16, fragmented=16)
 _MOUNTS: Final = "/proc/thread-self/mountinfo"
 # Every network namespace has it, with this index.
 _LOOPBACK: Final = 1
@@ -56,7 +57,7 @@ def try_program() -> Trial:
     """Load the program with small tables, look whether it could be attached, and close it."""
     mounts = Path(_MOUNTS).read_text(encoding="utf-8", errors="surrogateescape")
     cgroups = cgroup_root(mounts) or ""
-    lacks_rights = bool(syscalls.missing_right())
+    lacks_rights = bool(missing_right())
     try:
         program = EgressProgram.load(_SMALL)
     except MechanismMissing as error:

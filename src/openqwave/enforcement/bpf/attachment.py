@@ -53,7 +53,7 @@ PRIORITY: Final = 177
 
 # ARPHRD_ numbers (linux/if_arp.h). With an Ethernet header.
 _ETHERNET: Final = 1
-_LOOPBACK: Final = 772
+LOOPBACK: Final = 772
 # Devices that put a tag in front themselves.
 _TAGGED: Final = frozenset({"vlan"})
 # ARPHRD_PPP, RAWIP, TUNNEL, TUNNEL6, SIT, NONE: the packet begins with the IP header.
@@ -267,7 +267,7 @@ class Attachments:
         return way(interface, program, program_id)
 
     def _program_for(self, interface: Exit) -> int:
-        if interface.hardware == _LOOPBACK or interface.kind in _TAGGED:
+        if interface.hardware == LOOPBACK or interface.kind in _TAGGED:
             return self._programs.egress_untagged
         if interface.hardware == _ETHERNET:
             return self._programs.egress

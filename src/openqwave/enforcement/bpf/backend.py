@@ -24,13 +24,11 @@ those are is the caller's to know (`openqwave.enforcement.choice`).
 
 from __future__ import annotations
 
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from openqwave.enforcement.bpf.ways import (
-    COUNTS,
     NOWHERE,
     Flow,
     Ways,
@@ -40,10 +38,10 @@ from openqwave.enforcement.bpf.ways import (
     explained,
     moves,
 )
+from openqwave.enforcement.bpf.words import COUNTS, NAME, OVER, full_tables
 from openqwave.enforcement.shaping.queues import DepartureTimes
 from openqwave.enforcement.shaping.shapers import Leaf
-from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal, refusal_of_os_error
+from openqwave.model.errors import Refusal
 from openqwave.model.flow import UNTOUCHED, Transport, Treatment
 from openqwave.subsystem.effects import Applied
 
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from openqwave.enforcement.bpf.presence import Presence
+    from openqwave.enforcement.bpf.programs import ClaimedPrograms
     from openqwave.enforcement.bpf.table import FlowTable
     from openqwave.enforcement.shaping.shapers import Shaped, Shapers
     from openqwave.model.endpoint import Endpoint
@@ -62,33 +61,37 @@ _log = logging.getLogger("openqwave.service")
 # The outcome of nearly every plan.
 _ALL_APPLIED: Final = Applied()
 
-_OVER: Final = Refusal(
-    ErrorCode.ERROR_NOT_SUPPORTED, "the kernel's program was taken away: restart the service"
-)
-
-# What the kernel says of a table that has no room, and the table of slots that it has none.
-_FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC})
-
-
 _Undo: TypeAlias = "list[Callable[[], object]]"
 
 
 class DataPlane:
-    """The backend that has a program in the kernel."""
+    """The backend that has a program in the kernel.
 
-    name = "kernel program"
+    Attributes:
+        programs: Treats programs that ask for nothing.
+    """
 
-    def __init__(self, table: FlowTable, presence: Presence, shapers: Shapers) -> None:
+    name = NAME
+
+    def __init__(
+        self,
+        table: FlowTable,
+        presence: Presence,
+        shapers: Shapers,
+        programs: ClaimedPrograms | None = None,
+    ) -> None:
         """Start with empty tables.
 
         Args:
             table: The program's tables.
             presence: Keeps the program where packets leave, and hears of sockets that close.
             shapers: Holds flows to rates.
+            programs: Treats programs that ask for nothing, in the same tables.
         """
         self._table = table
         self._presence = presence
         self._shapers = shapers
+        self.programs = programs
         self._flows: dict[int, Flow] = {}
         self._of_slot: dict[int, Flow] = {}
         self._ways: dict[int, Ways] = {}
@@ -109,12 +112,12 @@ class DataPlane:
             `openqwave.enforcement.shaping` refuses.
         """
         if self._is_over:
-            return _OVER
+            return OVER
         undo: _Undo = []
         try:
             refused = self._bring(plans, undo)
         except OSError as error:
-            refused = _refusal_of(error)
+            refused = full_tables(error)
         while refused is not None and undo:
             try:
                 undo.pop()()
@@ -358,9 +361,12 @@ class DataPlane:
             OSError: The kernel could not be asked.
         """
         self._presence.reconcile()
-        for flow_id, outcome in self._shapers.reconcile().items():
-            flow = self._flows[flow_id]
-            if flow.treatment is None:
+        changed = self._shapers.reconcile()
+        if self.programs is not None:
+            self.programs.reconcile(changed)
+        for flow_id, outcome in changed.items():
+            flow = self._flows.get(flow_id)
+            if flow is None or flow.treatment is None:
                 continue
             if isinstance(outcome, Refusal):
                 _log.warning("flow %d is not held to its rate: %s", flow_id, outcome.detail)
@@ -379,17 +385,9 @@ class DataPlane:
         self._of_slot.clear()
         self._ways.clear()
         self._is_over = True
+        if self.programs is not None:
+            self.programs.close()
         try:
             self._presence.close()
         finally:
             self._shapers.clean_up()
-
-
-def _refusal_of(error: OSError) -> Refusal:
-    if error.errno in _FULL:
-        return Refusal(
-            ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-            "the kernel's tables are full: end flows, or raise most_flows under [enforcement] in "
-            "the service's configuration and restart it",
-        )
-    return refusal_of_os_error(error, "writing to the kernel's tables failed")

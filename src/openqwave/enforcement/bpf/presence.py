@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from openqwave.enforcement.bpf.attachment import Attachments
+from openqwave.enforcement.bpf.attachment import LOOPBACK, Attachments
+from openqwave.enforcement.bpf.creation import Creation
 from openqwave.enforcement.bpf.program import EgressProgram
 from openqwave.enforcement.bpf.release import Lingering, Released, attach
 from openqwave.enforcement.missing import MechanismMissing
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from openqwave.enforcement.bpf.attachment import Filters
+    from openqwave.enforcement.bpf.claimtable import ClaimTable
     from openqwave.enforcement.bpf.release import Sockets
     from openqwave.enforcement.bpf.table import FlowTable, Sizes
 
@@ -46,6 +48,8 @@ class Presence:
 
     Attributes:
         table: The program's tables.
+        claims: What leads there from those who make sockets.
+        creation: Notes who makes sockets, once somebody wants it.
         deaf: Why closed sockets are not heard of; empty where they are.
     """
 
@@ -64,6 +68,8 @@ class Presence:
         self._released: Released | None = None
         self._link: int | None = None
         self.table: FlowTable = program.table
+        self.claims: ClaimTable = program.claims
+        self.creation = Creation(program.owners)
         self.deaf = ""
 
     @classmethod
@@ -151,6 +157,14 @@ class Presence:
         """
         self._attachments.reconcile()
 
+    def outlets(self) -> tuple[int, ...]:
+        """The numbers of interfaces that packets may leave this host by, at the newest look."""
+        return tuple(
+            each.index
+            for each in self._attachments.exits
+            if each.is_up and each.hardware != LOOPBACK
+        )
+
     def tags_at(self, interface: int) -> bool:
         """Is the program at an interface's exit, and may it put tags there?"""
         return interface in self._attachments.tagging
@@ -161,6 +175,7 @@ class Presence:
         Raises:
             OSError: A filter could not be removed.
         """
+        self.creation.close()
         if self._link is not None:
             os.close(self._link)
             self._link = None

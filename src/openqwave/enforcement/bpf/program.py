@@ -15,8 +15,11 @@ from importlib import resources
 from os import close
 from typing import Final, Self
 
-from openqwave.enforcement.bpf import elf, layout, syscalls
+from openqwave.enforcement.bpf import btf, elf, layout, syscalls
+from openqwave.enforcement.bpf.claimtable import BANKS, ClaimTable
+from openqwave.enforcement.bpf.rights import missing_right
 from openqwave.enforcement.bpf.table import FlowTable, Sizes
+from openqwave.enforcement.claims import MOST_RULES
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.model.value import value
 
@@ -58,6 +61,8 @@ class EgressProgram:
     Attributes:
         programs: Descriptors of the programs.
         table: What they look at.
+        claims: What leads from those who make sockets.
+        owners: Descriptor of what is kept with sockets.
         ring_fd: Descriptor of the ring of sockets that were closed.
         ring_bytes: Its size.
     """
@@ -66,6 +71,8 @@ class EgressProgram:
         """Take over what `load` made."""
         self.programs = programs
         self.table = FlowTable(maps, sizes)
+        self.claims = ClaimTable(maps)
+        self.owners = maps["owners"]
         self.ring_fd = maps["released"]
         self.ring_bytes = _RING_BYTES
         self._fds = [*maps.values(), *(getattr(programs, name) for name in _KINDS)]
@@ -96,10 +103,7 @@ class EgressProgram:
         try:
             maps = {}
             for name, entries in _entries_of(sizes).items():
-                shape = found.maps[name]
-                maps[name] = syscalls.map_create(
-                    shape.kind, shape.key_bytes, shape.value_bytes, entries, name
-                )
+                maps[name] = _make(name, found.maps[name], entries)
                 made.append(maps[name])
             programs = {}
             for name, (kind, attach_type) in _KINDS.items():
@@ -125,25 +129,44 @@ class EgressProgram:
         self.close()
 
 
+def _make(name: str, shape: elf.MapShape, entries: int) -> int:
+    """Make a map; its descriptor."""
+    if shape.kind != syscalls.SK_STORAGE:
+        return syscalls.map_create(shape.kind, shape.key_bytes, shape.value_bytes, entries, name)
+    types = syscalls.btf_load(btf.description(shape.value_bytes))
+    try:
+        return syscalls.storage_create(shape.value_bytes, types, name)
+    finally:
+        close(types)
+
+
 def _entries_of(sizes: Sizes) -> dict[str, int]:
     """How many entries each map has."""
     slots = sizes.flows + 1
     return {
         "sockets": sizes.sockets,
         "destinations": sizes.destinations,
-        "tuples": sizes.tuples,
         "treatments": slots,
         "meters": slots,
         "fragments": sizes.fragmented,
         "settings": 1,
         "released": _RING_BYTES,
+        "owners": 0,
+        "banks": BANKS,
+        "users": BANKS * sizes.claimants,
+        "executables": BANKS * sizes.claimants,
+        "groups": BANKS * sizes.claimants,
+        "attached": sizes.claimants,
+        "rules": BANKS * MOST_RULES,
+        "closings": sizes.fragmented,
+        "scratches": 1,
     }
 
 
 def _why(error: OSError) -> str:
     """What is missing, and what would help."""
     text = error.strerror or str(error)
-    if error.errno == errno.EPERM and not syscalls.missing_right():
+    if error.errno == errno.EPERM and not missing_right():
         return (
             f"{text}; the rights are there: a container or a security module forbids BPF, or, "
             "before Linux 5.11, the limit of locked memory (LimitMEMLOCK=infinity in the unit)"

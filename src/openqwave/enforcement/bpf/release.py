@@ -31,6 +31,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from openqwave.enforcement.bpf import syscalls
+from openqwave.enforcement.bpf.rights import missing_right
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.model.cgroups import group_mount
 
@@ -66,12 +67,13 @@ def cgroup_root(mounts: str) -> str | None:
     return None if mount is None else mount.point
 
 
-def attach(program: int, mounts: str | None = None) -> int:
-    """Let the program hear of all sockets that close.
+def attach(program: int, mounts: str | None = None, *, where: int = syscalls.SOCK_RELEASE) -> int:
+    """Let a program hear of all sockets that close, or that are made.
 
     Args:
         program: Its descriptor.
         mounts: What /proc/self/mountinfo says; None for what it says now.
+        where: `SOCK_RELEASE` or `SOCK_CREATE` of `openqwave.enforcement.bpf.syscalls`.
 
     Returns:
         A descriptor; the program is detached when it is closed.
@@ -82,30 +84,30 @@ def attach(program: int, mounts: str | None = None) -> int:
     if mounts is None:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
             mounts = file.read()
-    where = cgroup_root(mounts)
-    if where is None:
+    root = cgroup_root(mounts)
+    if root is None:
         raise MechanismMissing(
             "no cgroup v2 hierarchy is mounted, so closed sockets are found by looking for them; "
             "mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) to hear of them at once"
         )
     try:
-        group = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        group = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise MechanismMissing(
-            f"the cgroup v2 hierarchy at {where} cannot be opened ({error.strerror}); let the "
+            f"the cgroup v2 hierarchy at {root} cannot be opened ({error.strerror}); let the "
             "service read it (ProtectControlGroups=yes in its unit does)"
         ) from error
     try:
-        return syscalls.link_create(program, group, syscalls.SOCK_RELEASE)
+        return syscalls.link_create(program, group, where)
     except OSError as error:
-        raise MechanismMissing(_why(where, error)) from error
+        raise MechanismMissing(_why(root, error)) from error
     finally:
         os.close(group)
 
 
 def _why(where: str, error: OSError) -> str:
     text = error.strerror or str(error)
-    if error.errno == errno.EPERM and not syscalls.missing_right():
+    if error.errno == errno.EPERM and not missing_right():
         return (
             f"the program cannot be attached to {where} ({text}): another program stands there "
             "and allows no second one (bpftool cgroup show), or a container forbids it"

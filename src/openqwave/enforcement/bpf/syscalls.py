@@ -6,7 +6,7 @@ hand. What is asked of a kernel that is older than a field is refused with E2BIG
 Descriptors are plain numbers; whoever makes one closes it. They are closed on exec by the kernel.
 
 Every refusal is an OSError whose text says what was being done. Two are worth a word more:
-EPERM is a missing right (`missing_right` says which), and ENOSYS a kernel without BPF.
+EPERM is a missing right (`rights` says which), and ENOSYS a kernel without BPF.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import os
 import platform
 import struct
 from typing import Final
+
+from openqwave.enforcement.bpf.rights import missing_right
 
 # bpf(2) by architecture; others have the number of the generic table.
 _NUMBER: Final = {"x86_64": 321}.get(platform.machine(), 280)
@@ -32,16 +34,21 @@ _TEST_RUN, _INFO, _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH, _LINK_CREATE = (
     28,
 )
 
-_PROG_QUERY = 16
+_PROG_QUERY, _BTF_LOAD = 16, 18
 
 # enum bpf_prog_type
 SCHED_CLS: Final = 3
 CGROUP_SOCK: Final = 9
 # enum bpf_attach_type
+SOCK_CREATE: Final = 2
 SOCK_RELEASE: Final = 34
 TCX_EGRESS: Final = 47
 # enum bpf_map_type
+SK_STORAGE: Final = 24
 RING: Final = 27
+# Flags of a map of that kind: BPF_F_NO_PREALLOC, which it asks for, and BPF_F_CLONE: what a
+# listener has is copied to what it accepts.
+_STORAGE_FLAGS: Final = 1 | 1 << 9
 
 # Flags of a link by TCX: ahead of all programs that are there (BPF_F_BEFORE, relative to none).
 FIRST: Final = 1 << 3
@@ -59,11 +66,6 @@ _LOG_BYTES: Final = 1 << 20
 _LOG_LINES: Final = 8
 # The kernel's names are 15 bytes and an end.
 _NAME_BYTES: Final = 15
-
-# From linux/capability.h.
-CAP_NET_ADMIN: Final = 12
-CAP_SYS_ADMIN: Final = 21
-CAP_BPF: Final = 39
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _syscall: Final = _libc.syscall
@@ -97,27 +99,6 @@ def _words(code: int) -> str:
     return os.strerror(code)
 
 
-def missing_right() -> str:
-    """Which right this thread lacks for programs at interfaces; empty if none.
-
-    The kernel asks for them in its first user namespace. Where they are there and it refuses all
-    the same, a security module does, or a container.
-    """
-    with open("/proc/thread-self/status", encoding="ascii") as status:
-        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
-    names = [
-        name
-        for bit, name in ((CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_BPF, "CAP_BPF"))
-        if not held >> bit & 1 and not held >> CAP_SYS_ADMIN & 1
-    ]
-    if not names:
-        return ""
-    return (
-        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing; run the service as "
-        "root, or give it both rights (AmbientCapabilities= in its unit)"
-    )
-
-
 def _name(text: str) -> bytes:
     return text.encode("ascii")[:_NAME_BYTES]
 
@@ -135,6 +116,32 @@ def map_create(kind: int, key_bytes: int, value_bytes: int, entries: int, name: 
         "=IIIIIII16s", kind, key_bytes, value_bytes, entries, 0, 0, 0, _name(name)
     )
     return _bpf(_MAP_CREATE, attributes, f"making the map {name!r}")[0]
+
+
+def storage_create(value_bytes: int, types: int, name: str) -> int:
+    """Make a map of what is kept with sockets; its descriptor. Its keys are descriptors of sockets.
+
+    Args:
+        value_bytes: Of what is kept.
+        types: A descriptor of a description in which type 1 is a key and type 3 a value.
+        name: For people.
+    """
+    attributes = struct.pack(
+        "=IIIIIII16sIIII",
+        *(SK_STORAGE, 4, value_bytes, 0, _STORAGE_FLAGS, 0, 0, _name(name), 0, types, 1, 3),
+    )
+    return _bpf(_MAP_CREATE, attributes, f"making the map {name!r}")[0]
+
+
+def btf_load(description: bytes) -> int:
+    """Have the kernel read a description of types; its descriptor.
+
+    Raises:
+        OSError: No right (EPERM), or it is not in order (EINVAL).
+    """
+    data = ctypes.create_string_buffer(description, len(description))
+    attributes = struct.pack("=QQIII4x", _address(data), 0, len(description), 0, 0)
+    return _bpf(_BTF_LOAD, attributes, "loading a description of types")[0]
 
 
 # union bpf_attr's single entry: the map, where its key and its value are, flags.

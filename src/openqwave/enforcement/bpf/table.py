@@ -4,8 +4,9 @@
 array at that place, what came of it in another. A slot that is given out begins with counters of
 zero; changes of the treatment leave the counters and the meter as they are.
 
-**Ways.** What leads to a slot: a socket as a whole, a destination of a socket, or a tuple. Put
-the slot's treatment first, so that no packet finds an empty one.
+**Ways.** What leads to a slot: a socket as a whole, a destination of a socket, or what is known of
+who made the socket (`claimtable`). Put the slot's treatment first, so that no packet finds an empty
+one.
 
 **Rates** count IP bytes, headers included. The table holds how long a byte takes, in picoseconds,
 so a rate is met within 1 in 16,000 at 500 Mbit/s and 1 in 80 at 100 Gbit/s.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import heapq
-import secrets
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -52,14 +52,14 @@ class Sizes:
         flows: Slots.
         sockets: Sockets with at least one flow.
         destinations: Destinations of sockets.
-        tuples: Tuples.
-        fragmented: Fragmented packets under way.
+        claimants: Users, executables and control groups that rules and runs name, each, and runs.
+        fragmented: Fragmented packets under way, and connections that end.
     """
 
     flows: int = 131_072
     sockets: int = 131_072
     destinations: int = 262_144
-    tuples: int = 16_384
+    claimants: int = 8_192
     fragmented: int = 4_096
 
 
@@ -95,11 +95,8 @@ class FlowTable:
         self._sizes = sizes
         self._next = 1
         self._free: list[int] = []
-        self._tuples = 0
-        # One packet in 65,536 of a program that uses this field itself would be taken for seen.
-        self._seen = 1 + secrets.randbelow(0xFFFF)
+        self._epoch = 0
         self.totals = Totals(maps["meters"])
-        self._write_settings()
 
     # -- flows ------------------------------------------------------------------------
 
@@ -121,7 +118,9 @@ class FlowTable:
         try:
             self.totals.retire(slot)
             syscalls.update(self._maps["treatments"], key, bytes(layout.TREATMENT.size))
-            syscalls.update(self._maps["meters"], key, bytes(layout.METER_STATE.size))
+            self._epoch += 1
+            meter = layout.METER_STATE.pack(0, 0, 0, 0, 0, 0, self._epoch)
+            syscalls.update(self._maps["meters"], key, meter)
         except OSError:
             self.free_slot(slot)
             raise
@@ -138,6 +137,8 @@ class FlowTable:
         classid: int | None = None,
         is_delayed: bool = False,
         horizon_ns: int = HORIZON_NS,
+        *,
+        spares_loopback: bool = False,
     ) -> None:
         """Say what is wanted of a flow's packets; all of it, in one write.
 
@@ -148,8 +149,9 @@ class FlowTable:
             classid: The queue's class that packets are to go to, instead of the priority.
             is_delayed: Packets above the rate get a departure time, which the fq queue keeps.
             horizon_ns: What would leave later than that is dropped.
+            spares_loopback: What the host tells itself is not held to the rate.
         """
-        packed = pack_treatment(treatment, classid, is_delayed, horizon_ns)
+        packed = pack_treatment(treatment, classid, is_delayed, horizon_ns, spares_loopback)
         syscalls.update(self._maps["treatments"], layout.SLOT.pack(slot), packed)
 
     def read_treatments(self, slots: Collection[int]) -> dict[int, Treatment]:
@@ -247,28 +249,6 @@ class FlowTable:
             "destinations", [layout.destination_key(cookie, each) for each in destinations]
         )
 
-    def put_tuple(self, traffic: layout.Tuple, slot: int) -> None:
-        """Let traffic that is told by its addresses lead to a slot.
-
-        Raises:
-            OSError: The table is full (E2BIG).
-        """
-        fd, key = self._maps["tuples"], layout.tuple_key(traffic)
-        entry = layout.SLOT.pack(slot)
-        try:
-            syscalls.update(fd, key, entry, syscalls.NO_EXIST)
-        except FileExistsError:
-            syscalls.update(fd, key, entry)
-        else:
-            self._tuples += 1
-            self._write_settings()
-
-    def drop_tuple(self, traffic: layout.Tuple) -> None:
-        """Take a tuple away; harmless when it is not there."""
-        if syscalls.delete(self._maps["tuples"], layout.tuple_key(traffic)):
-            self._tuples -= 1
-            self._write_settings()
-
     # -- as a whole -------------------------------------------------------------------
 
     def entries(self) -> Entries:
@@ -289,21 +269,14 @@ class FlowTable:
         for name, key_bytes, value_bytes in (
             ("sockets", 8, layout.SOCKET.size),
             ("destinations", layout.DESTINATION_BYTES, 4),
-            ("tuples", layout.TUPLE_BYTES, 4),
         ):
             self._delete(name, [key for key, _ in self._all(name, key_bytes, value_bytes)])
-        self._tuples = 0
-        self._write_settings()
         self._next, self._free = 1, []
 
     def missed_releases(self) -> int:
         """How many closed sockets the program could not tell of because the ring was full."""
         raw = syscalls.lookup(self._maps["meters"], layout.SLOT.pack(0), layout.METER_STATE.size)
         return layout.METER_STATE.unpack(raw)[5] if raw else 0
-
-    def _write_settings(self) -> None:
-        entry = layout.SETTINGS.pack(self._tuples, self._seen)
-        syscalls.update(self._maps["settings"], layout.SLOT.pack(0), entry)
 
     def _all(self, name: str, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:
         fd, start = self._maps[name], None
@@ -335,9 +308,11 @@ def pack_treatment(
     classid: int | None = None,
     is_delayed: bool = False,
     horizon_ns: int = HORIZON_NS,
+    spares_loopback: bool = False,
 ) -> bytes:
     """A treatment as the program reads it; see `FlowTable.write_treatment`."""
-    flags = priority = ps_per_byte = 0
+    flags = layout.NOT_ON_LOOPBACK if spares_loopback else 0
+    priority = ps_per_byte = 0
     if treatment.dscp is not None:
         flags |= layout.MARK
     if classid is not None:
@@ -380,5 +355,5 @@ def unpack_treatment(raw: bytes) -> Treatment:
 
 
 def _traffic(raw: bytes | memoryview) -> FlowTraffic:
-    _, packets, bytes_, excess_packets, excess_bytes, dropped = layout.METER_STATE.unpack(raw)
+    _, packets, bytes_, excess_packets, excess_bytes, dropped, _ = layout.METER_STATE.unpack(raw)
     return FlowTraffic(packets, bytes_, excess_packets, excess_bytes, dropped)

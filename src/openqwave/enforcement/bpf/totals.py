@@ -43,7 +43,7 @@ class Totals:
         """
         raw = syscalls.lookup(self._meters, layout.SLOT.pack(slot), _SIZE)
         if raw is not None:
-            _, *counts = layout.METER_STATE.unpack(raw)
+            _, *counts, _ = layout.METER_STATE.unpack(raw)
             if any(counts):
                 self.retired = together(self.retired, FlowTraffic(*counts))
 
@@ -82,5 +82,5 @@ def together(one: FlowTraffic, other: FlowTraffic) -> FlowTraffic:
 
 def _sum_of(raw: bytes) -> FlowTraffic:
     numbers = memoryview(raw).cast("Q")
-    # The first field is when the meter is even, and no count.
-    return FlowTraffic(*[sum(numbers[field::_FIELDS]) for field in range(1, _FIELDS)])
+    # The first field is when the meter is even, the last one whose it is.
+    return FlowTraffic(*[sum(numbers[field::_FIELDS]) for field in range(1, _FIELDS - 1)])

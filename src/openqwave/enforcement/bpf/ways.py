@@ -7,6 +7,7 @@ from itertools import takewhile
 from operator import is_
 from typing import TYPE_CHECKING, Final
 
+from openqwave.enforcement.bpf.words import BY_FQ, BY_LEAF, MARKS, METERS
 from openqwave.enforcement.shaping.queues import DepartureTimes
 from openqwave.enforcement.shaping.shapers import Leaf
 from openqwave.model.flow import UNTOUCHED, Treatment
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.queues import Hop
     from openqwave.subsystem.effects import SocketPlan
-
-_MARKS: Final = "a program at the exits of interfaces marks by socket and destination"
-COUNTS: Final = "a program at the exits of interfaces counts, and changes nothing"
-_METERS: Final = "and marks otherwise what is above the rate"
-_BY_FQ: Final = "and gives packets departure times, for which the fq queue holds them back"
-_BY_LEAF: Final = "and puts packets in a queue that holds them to the rate"
 
 # How exact rates are kept: 1 in 80 at 100 Gbit/s, and whole bytes.
 _ROUNDING: Final = 80
@@ -200,13 +195,13 @@ def explained(flow: Flow) -> tuple[str, ...]:
         return ()
     match flow.shaped:
         case DepartureTimes():
-            how = _BY_FQ
+            how = BY_FQ
         case Leaf():
-            how = _BY_LEAF
+            how = BY_LEAF
         case _ if flow.unshaped:
             how = f"and does not hold the flow to its rate: {flow.unshaped}"
         case _ if treatment.excess_is_remarked:
-            how = _METERS
+            how = METERS
         case _:
-            return (_MARKS,)
-    return _MARKS, how
+            return (MARKS,)
+    return MARKS, how
