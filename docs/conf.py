@@ -32,16 +32,18 @@ napoleon_numpy_docstring = False
 
 
 def _fill_in(_: Sphinx, page: str, source: list[str]) -> None:
-    """Put what is made from the command where the page has room for it."""
-    if page == "commands":
-        from docs.made.pages import MARK, markdown
+    """Put what is made from the code where a page has room for it."""
+    from docs.made import MADE
 
-        source[0] = source[0].replace(MARK, markdown())
+    for mark, make in MADE.get(page, {}).items():
+        source[0] = source[0].replace(mark, make())
 
 
 def _always_anew(*_: Any) -> list[str]:  # noqa: ANN401 - Sphinx's
-    """The page has no file whose time would tell that the command has changed."""
-    return ["commands"]
+    """These pages have no file whose time would tell that the code has changed."""
+    from docs.made import MADE
+
+    return list(MADE)
 
 
 def setup(app: Sphinx) -> None:

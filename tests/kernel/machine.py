@@ -101,7 +101,12 @@ class Machine:
         ]
 
     def popen(
-        self, argv: list[str], environment: Mapping[str, str] | None = None
+        self,
+        argv: list[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start something on it, as root."""
         variables = {**os.environ, "PYTHONPATH": str(SOURCE), "COLUMNS": "80"}
@@ -110,9 +115,9 @@ class Machine:
         return subprocess.Popen(
             [*self._enter, *argv],
             env={**variables, **(environment or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 

@@ -1,24 +1,21 @@
-"""The Python of the README and of the docs' pages for programs runs as it stands."""
+"""The Python of pages runs as it stands; this is what is no whole program by itself."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import textwrap
 from collections.abc import Iterator
 from ctypes import byref
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import pages
 
 
 def blocks(page: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block.text for block in pages.blocks(page, "python")]
 
 
 @pytest.fixture
@@ -57,35 +54,6 @@ def test_a_program_for_windows(tcp: socket.socket) -> None:
     assert names["flow_id"].value
     assert names["QOSCloseHandle"](names["handle"])
     assert tos(tcp) == 0
-
-
-def test_the_first_stream() -> None:
-    first, second = blocks("docs/first-stream.md")
-    assert "192.0.2.7" in first
-    names: dict[str, Any] = {"stream": lambda: [b"packet"], "marks": []}
-    # The page's peer is an address for documentation; here it is this machine.
-    here = first.replace("192.0.2.7", "127.0.0.1")
-    seen = here.replace("sock.send(packet)", "marks.append(sock.getsockopt(0, 1))")
-    exec(seen, names)  # noqa: S102 - our own page
-    assert names["marks"] == [40 << 2]
-    assert tos(names["sock"]) == 0
-    names["sock"].close()
-
-    class Transport:
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock = sock
-
-        def get_extra_info(self, name: str) -> socket.socket:
-            assert name == "socket"
-            return self.sock
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", 9))
-        body = textwrap.indent(second + "\n    assert sock.getsockopt(0, 1) == 56 << 2\n", "    ")
-        scope: dict[str, Any] = {"transport": Transport(sock)}
-        exec(f"async def page():\n{body}", scope)  # noqa: S102 - our own page
-        asyncio.run(scope["page"]())
-        assert tos(sock) == 0
 
 
 def test_a_stream_that_adapts(tcp: socket.socket) -> None:
