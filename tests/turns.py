@@ -44,6 +44,7 @@ TOGETHER = (
     "tests/kernel/test_service_rights.py",
     "tests/kernel/test_socket_release.py",
     "tests/kernel/test_shaping_pool.py",
+    "tests/kernel/test_top.py",
 )
 # What a process has in hand at most: enough to do while it waits for more, and not so much that
 # the last one has much to do when the others have nothing.

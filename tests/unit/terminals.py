@@ -37,8 +37,13 @@ _UTF8 = {"PYTHONIOENCODING": "utf-8"}
 
 
 def environment(service: FakeService, **more: str) -> dict[str, str]:
+    return environment_at(str(service.path), **more)
+
+
+def environment_at(socket: str, **more: str) -> dict[str, str]:
+    """What a program is told that is to find the service at a socket."""
     kept = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    return kept | {"QWAVE_SOCKET": str(service.path), "TERM": "xterm-256color", **_UTF8} | more
+    return kept | {"QWAVE_SOCKET": socket, "TERM": "xterm-256color", **_UTF8} | more
 
 
 class Terminal:
@@ -105,7 +110,13 @@ class Terminal:
 
 
 class Screen(Terminal):
-    """A command on a terminal whose screen can be read, and that can change its size."""
+    """A command on a terminal whose screen can be read, and that can change its size.
+
+    Attributes:
+        patience_s: How long something may take to stand there.
+    """
+
+    patience_s = 6.0
 
     def __init__(
         self,
@@ -139,7 +150,7 @@ class Screen(Terminal):
 
     def wait_for(self, holds: Callable[[str], bool] | str) -> str:
         """Read until a word stands there, or something holds of what does; return that."""
-        end_s = time.monotonic() + 6
+        end_s = time.monotonic() + self.patience_s
         while True:
             page = self.page
             if holds in page if isinstance(holds, str) else holds(page):
