@@ -150,7 +150,13 @@ def test_the_tutorial(lab: Lab, environment: Path, fetched: Path) -> None:
         if there.returncode == 0:
             printed, status = shell.type(installing.typed)
             assert status == 0, printed
-        shell.follow(rest, DIFFERING)
+        for block in rest:
+            if block.first.startswith("$ .venv/bin/qwave run "):
+                # The one thing that nothing else can do.
+                printed, _ = shell.type(".venv/bin/qwave status")
+                if "kernel program" not in printed:
+                    continue
+            shell.follow([block], DIFFERING)
         assert machine.snapshot() == before
         assert machine.run("pgrep", "qwaved").output == ""
     assert not fetched.exists()

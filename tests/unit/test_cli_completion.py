@@ -64,6 +64,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Screen]:
         ("qwave policy expl", "qwave policy explain"),
         ("qwave probe --wat", "qwave probe --watch"),
         ("qwave policy explain --protocol u", "qwave policy explain --protocol udp"),
+        ("qwave run --type vo", "qwave run --type voice"),
         ("qwave probe localh", "qwave probe localhost"),
         ("qwave flows --user nobo", "qwave flows --user nobody"),
         # Nothing of its own: files.
