@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Final
@@ -184,14 +183,6 @@ def tc(*words: str) -> str:
     """Run tc in the calling thread's network namespace."""
     command = [shutil.which("tc") or "/sbin/tc", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that takes milliseconds."""
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 @contextlib.contextmanager

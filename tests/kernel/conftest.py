@@ -1,4 +1,4 @@
-"""What the tests of clients' call sequences share."""
+"""What tests of several files share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host
+    from tests.kernel.exits import Foreign
     from tests.kernel.programs import Stage
 
 
@@ -20,3 +21,14 @@ def stage(pair: tuple[Host, Host], request: pytest.FixtureRequest) -> Iterator[S
 
     with Stage(*pair, via=request.param) as fresh:
         yield fresh
+
+
+@pytest.fixture
+def foreign() -> Iterator[Foreign]:
+    """Somebody else's program for exits of interfaces, where this kernel takes any."""
+    from tests.kernel.exits import Foreign, loaded
+
+    loaded().close()
+    program = Foreign()
+    yield program
+    program.close()

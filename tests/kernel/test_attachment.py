@@ -8,7 +8,6 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -49,14 +48,6 @@ by_both_ways = pytest.mark.parametrize("with_tcx", WAYS, ids=["tcx", "clsact"])
 @pytest.fixture
 def host(pair: tuple[Host, Host]) -> Host:
     return pair[0]
-
-
-@pytest.fixture
-def foreign() -> Iterator[Foreign]:
-    loaded().close()
-    program = Foreign()
-    yield program
-    program.close()
 
 
 def foreign_setting(host: Host) -> None:

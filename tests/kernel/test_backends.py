@@ -37,9 +37,9 @@ from tests.kernel.backend_stage import (
     place,
     stage,
     tc,
-    until,
 )
 from tests.kernel.egress_stage import Wire, may_use_bpf
+from tests.patience import until
 
 pytestmark = pytest.mark.kernel
 

@@ -13,7 +13,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ from tests.kernel.crash_stage import (
     nft,
     shown,
 )
-from tests.kernel.exits import Foreign, loaded, tc
+from tests.kernel.exits import Foreign, tc
 from tests.kernel.service_stage import Actor, Qwaved, public_folder
 from tests.kernel.test_service_crashes import ask, hold, reopen
+from tests.patience import until
 from tests.unit.loopback import options_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
@@ -60,13 +61,6 @@ table ip others { map m { type ipv4_addr : mark; elements = { 192.0.2.1 : 7 }; }
 """
 
 
-def until(holds: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
-
-
 def until_gone(made: list[tuple[int, int]], what: str) -> None:
     """Wait until the kernel has let go of what was made by bpf(2)."""
     until(lambda: not any(is_there(*one) for one in made), f"{what}: something of BPF is left")
@@ -86,14 +80,6 @@ def seed() -> int:
     chosen = int(os.environ.get("CRASH_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
     print(f"CRASH_SEED={chosen}")
     return chosen
-
-
-@pytest.fixture
-def foreign() -> Iterator[Foreign]:
-    loaded().close()
-    program = Foreign()
-    yield program
-    program.close()
 
 
 @pytest.fixture

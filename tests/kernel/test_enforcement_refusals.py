@@ -7,8 +7,6 @@ Refusals for which the kernel would have to be another one are in
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from openqwave.lab.topology import Lab
 from tests.kernel.egress_stage import may_use_bpf
 from tests.kernel.exits import ip, tc
 from tests.kernel.service_stage import TIMEOUT_S, Actor, running
+from tests.patience import until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -30,13 +29,6 @@ pytestmark = [
 PORT = 5_004
 RATE_BPS = 8_000_000
 CONFIG = '[enforcement]\nbackend = "bpf"\nqueues = "install"\n'
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
 
 
 def begin(state: dict[str, Any], name: str, host: str, rate_bps: int = 0) -> None:

@@ -9,8 +9,7 @@ understood. Nothing waits for a time: a machine may stand still now and then.
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from openqwave.runtime.runtime import Runtime
 from openqwave.runtime.session import Session
 from openqwave.service.estimates import EstimateStore
 from tests.kernel.qwave import TIMEOUT_S, Sink, run
+from tests.patience import until
 
 if TYPE_CHECKING:
     from openqwave.lab.hosts import Interface, Link
@@ -55,13 +55,6 @@ BOTTLENECK = Bottleneck(RATE_BPS, RATE_BPS // 8 // 10)
 @pytest.fixture
 def link(lab: Lab) -> Link:
     return lab.link(lab.host("near"), lab.host("far"), a_to_b=BOTTLENECK, b_to_a=BOTTLENECK)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.005)
 
 
 @contextmanager

@@ -335,15 +335,21 @@ def test_sockets_of_other_namespaces_are_refused(pair: tuple[Host, Host], known:
         assert "namespace" in refused(marks, elsewhere).detail
 
 
+def two_of_one_port(host: Host, option: int, *addresses: str) -> list[socket.socket]:
+    """Two sockets of UDP, bound to addresses and the same port, which an option lets them share."""
+    with host.enter():
+        sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in addresses]
+    for sock, address in zip(sockets, addresses, strict=True):
+        sock.setsockopt(socket.SOL_SOCKET, option, 1)
+        sock.bind((address, 5_004))
+    return sockets
+
+
 def test_two_sockets_of_one_port_share_or_are_refused(
     pair: tuple[Host, Host], known: Known, marks: NftMarks
 ) -> None:
     left, right = pair
-    with left.enter():
-        pairs = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
-    for sock in pairs:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(("0.0.0.0", 5_004))  # noqa: S104
+    pairs = two_of_one_port(left, socket.SO_REUSEPORT, "", "")
     one, two = map(known.add, pairs)
     peer = right.ipv4, 20_002
     applied(marks, plan(one, share(1, Treatment(40, 5), peer)))
@@ -366,11 +372,7 @@ def test_a_socket_with_an_address_is_told_from_one_without(
     pair: tuple[Host, Host], known: Known, marks: NftMarks
 ) -> None:
     left, right = pair
-    with left.enter():
-        pairs = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
-    for sock, address in zip(pairs, ("", left.ipv4), strict=True):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address, 5_004))
+    pairs = two_of_one_port(left, socket.SO_REUSEADDR, "", left.ipv4)
     peer = right.ipv4, 20_002
     wildcard, exact = map(known.add, pairs)
     left.run(subprocess.run, [IP, "addr", "add", "10.255.0.1/32", "dev", "lo"], check=True)

@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 from statistics import median
 from typing import Any
@@ -28,6 +28,7 @@ from openqwave.model.endpoint import MAPPED_PREFIX, Endpoint
 from openqwave.model.errors import Refusal
 from openqwave.model.estimates import Unmeasurable
 from openqwave.model.path import FirstHop, LinkType, PathFacts
+from tests.patience import until
 
 pytestmark = pytest.mark.kernel
 
@@ -56,13 +57,6 @@ def change(where: Host, what: str, verb: str, **how: Any) -> None:  # noqa: ANN4
 
 def set_link(where: Host, state: str) -> None:
     change(where, "link", "set", index=where.interface.index, state=state)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.005)
 
 
 def send(where: Host, to: str) -> None:
@@ -271,7 +265,7 @@ def test_an_interface_that_goes_down_and_comes_up(
     if version == 6:
         # IPv6 addresses are lost with it.
         change(left, "addr", "add", index=left.interface.index, address=left.ipv6, prefixlen=64)
-    wait_for(lambda: isinstance(finder.find(far), PathFacts))
+    until(lambda: isinstance(finder.find(far), PathFacts))
     set_link(left, "down")
     found = finder.find(far)
     assert code_of(found) == ErrorCode.ERROR_ADAP_HDW_ERR
@@ -283,10 +277,10 @@ def test_a_cable_that_is_pulled(finder: Pathfinder, right: Host) -> None:
     assert facts_of(finder.find(host(right.ipv4))).is_on_link
     set_link(right, "down")
     # The kernel works it out in the background.
-    wait_for(lambda: isinstance(finder.find(host(right.ipv4)), Refusal))
+    until(lambda: isinstance(finder.find(host(right.ipv4)), Refusal))
     assert code_of(finder.find(host(right.ipv4))) == ErrorCode.ERROR_ADAP_HDW_ERR
     set_link(right, "up")
-    wait_for(lambda: isinstance(finder.find(host(right.ipv4)), PathFacts))
+    until(lambda: isinstance(finder.find(host(right.ipv4)), PathFacts))
 
 
 def test_an_interface_that_is_taken_out(finder: Pathfinder, left: Host, right: Host) -> None:
@@ -369,7 +363,7 @@ def test_nobody_answers_on_the_link(
     assert facts_of(finder.find(host(dead))).is_on_link
     assert not finder.neighbour_failed(host(dead))
     send(left, dead)
-    wait_for(lambda: finder.neighbour_failed(host(dead)))
+    until(lambda: finder.neighbour_failed(host(dead)))
     found = finder.find(host(dead))
     assert code_of(found) == ErrorCode.ERROR_BAD_NET_NAME
     assert isinstance(found, Refusal)
@@ -386,7 +380,7 @@ def test_a_router_that_does_not_answer(left: Host) -> None:
     with left.run(Pathfinder, ["10.9.0.0/24"]) as finder:
         assert facts_of(finder.find(host("10.9.0.1"))).gateway == ip_address(DEAD).packed
         send(left, "10.9.0.1")
-        wait_for(lambda: finder.neighbour_failed(host("10.9.0.1")))
+        until(lambda: finder.neighbour_failed(host("10.9.0.1")))
         assert code_of(finder.find(host("10.9.0.1"))) == ErrorCode.ERROR_HOST_UNREACHABLE
 
 
@@ -458,7 +452,7 @@ def test_a_link_that_is_announced_and_the_same_has_not_changed(
 ) -> None:
     # Its alias is nothing that a path depends on.
     change(left, "link", "set", index=left.interface.index, ifalias="uplink")
-    wait_for(lambda: is_readable(changes))
+    until(lambda: is_readable(changes))
     assert changes.read() == frozenset()
 
 
@@ -510,7 +504,7 @@ def test_an_entry_that_is_taken_out_has_not_failed(
     where = {"dst": DEAD, "ifindex": left.interface.index}
     change(left, "neigh", "add", **where, lladdr=right.interface.mac, state=4)
     change(left, "neigh", "del", **where)
-    wait_for(lambda: is_readable(changes))
+    until(lambda: is_readable(changes))
     changes.read()
     assert changes.take_failures() == []
 

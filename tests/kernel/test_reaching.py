@@ -30,8 +30,9 @@ from openqwave.model.endpoint import Endpoint
 from openqwave.model.flow import Treatment
 from openqwave.service.recovery import recover, retry
 from openqwave.subsystem.effects import Applied, Share, SocketPlan
+from tests.patience import until
 from tests.unit.loopback import Options, options_of, set_pacing, set_priority, set_tclass, set_tos
-from tests.unit.strangers import Stranger, Strangers, assert_soon, needs_fetching, strangers
+from tests.unit.strangers import Stranger, Strangers, needs_fetching, strangers
 
 VOICE = Treatment(56, 6)
 HERE = Endpoint(bytes([127, 0, 0, 1]), 9)
@@ -75,7 +76,7 @@ class Service:
 
     def settle(self) -> None:
         """Give back what is owed: at once, or a piece at a time on a busy host."""
-        assert_soon(lambda: retry(self.journal, self.sockets).searched == 0)
+        until(lambda: retry(self.journal, self.sockets).searched == 0)
         assert self.journal.count == 0
 
 
@@ -182,7 +183,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind(
             pid = marker.run(
                 f"result = begin({client.process.pid}, {numbers}, {str(path)!r}, {number})"
             )
-            assert_soon(partial(differ, copies, wanted))
+            until(partial(differ, copies, wanted))
             # The moment is the point: any.
             time.sleep(rng.random() * 0.005)
             os.kill(pid, signal.SIGKILL)
@@ -443,7 +444,7 @@ def test_a_file_that_cannot_be_closed_keeps_nobody(
         assert closing.open_count() == 2
     finally:
         os.kill(server, signal.SIGKILL)
-    assert_soon(lambda: closing.open_count() == 0)
+    until(lambda: closing.open_count() == 0)
 
 
 STUCK = """
@@ -476,7 +477,7 @@ def test_a_service_that_is_kept_from_its_end_keeps_nothing_from_the_next(
             client.run("os.read(flushed, 1)")
             close_safely(descriptor)
             os.kill(service.process.pid, signal.SIGKILL)
-            assert_soon(lambda: is_zombie(service.process.pid))
+            until(lambda: is_zombie(service.process.pid))
             assert service.process.is_alive(), "it has not come to its end"
             assert options_of(copy).tos == 0xE0
             with Journal(path) as journal:
@@ -484,8 +485,8 @@ def test_a_service_that_is_kept_from_its_end_keeps_nothing_from_the_next(
             assert options_of(copy).tos == 0
     finally:
         os.kill(server, signal.SIGKILL)
-    assert_soon(lambda: not service.process.is_alive())
-    assert_soon(lambda: closing.open_count() == 0)
+    until(lambda: not service.process.is_alive())
+    until(lambda: closing.open_count() == 0)
 
 
 def is_zombie(pid: int) -> bool:

@@ -10,13 +10,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import openqwave as qw
-from tests.kernel.service_stage import TIMEOUT_S, Actor, Qwaved, public_folder
+from tests.kernel.service_stage import Actor, Qwaved, public_folder
+from tests.patience import until
 from tests.unit.loopback import options_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
@@ -28,14 +29,6 @@ MOMENT_S = 0.01
 
 MARKS = (qw.TrafficType.VOICE, qw.TrafficType.BACKGROUND, qw.TrafficType.AUDIO_VIDEO)
 HERE = ("127.0.0.1", 9)
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    """Look until something is so."""
-    end = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
 
 
 def work(state: dict[str, Any], numbers: list[int], seed: int) -> None:

@@ -32,9 +32,10 @@ from openqwave.lab.capture import Direction
 from openqwave.lab.topology import Host, Lab
 from openqwave.service.kernel import Kernel
 from openqwave.service.server import Server
-from tests.kernel.backend_stage import tc, until
+from tests.kernel.backend_stage import tc
 from tests.kernel.egress_stage import may_use_bpf
 from tests.kernel.service_stage import NOBODY, TIMEOUT_S, Actor, Qwaved, public_folder, running
+from tests.patience import until
 
 pytestmark = pytest.mark.kernel
 
@@ -247,32 +248,32 @@ def nft(*arguments: str) -> str:
     return done.stdout
 
 
-@needs_nft
-@pytest.mark.root
-def test_a_table_that_is_taken_away_comes_back(pair: tuple[Host, Host]) -> None:
-    """Nobody tells the service of it: it looks by itself."""
-    near, far = pair
+@contextlib.contextmanager
+def marked_by_a_table(near: Host, far: Host) -> Iterator[tuple[Qwaved, Actor]]:
+    """A service with a table, who has a flow there, and this thread where both are."""
     with (
         running(near, NFTABLES) as service,
         Actor(host=near, service=service.socket) as user,
         near.enter(),
     ):
         user.call(begin_bound, far.ipv4)
+        yield service, user
+
+
+@needs_nft
+@pytest.mark.root
+def test_a_table_that_is_taken_away_comes_back(pair: tuple[Host, Host]) -> None:
+    """Nobody tells the service of it: it looks by itself."""
+    with marked_by_a_table(*pair) as (_, user):
         nft("flush", "ruleset")
         until(lambda: "openqwave" in nft("list", "tables"))
-        assert mark_on_the_wire(user, far) == 56
+        assert mark_on_the_wire(user, pair[1]) == 56
 
 
 @needs_nft
 @pytest.mark.root
 def test_a_table_of_our_name_that_is_anothers_ends_nothing(pair: tuple[Host, Host]) -> None:
-    near, far = pair
-    with (
-        running(near, NFTABLES) as service,
-        Actor(host=near, service=service.socket) as user,
-        near.enter(),
-    ):
-        user.call(begin_bound, far.ipv4)
+    with marked_by_a_table(*pair) as (service, user):
         nft('delete table inet openqwave; add table inet openqwave { comment "theirs"; }')
         until(lambda: "could not be brought back" in service.log.read_text())
         assert "nft delete table inet openqwave" in service.log.read_text()
@@ -281,7 +282,7 @@ def test_a_table_of_our_name_that_is_anothers_ends_nothing(pair: tuple[Host, Hos
         assert "theirs" in nft("list", "ruleset")
         nft("delete table inet openqwave")
         user.call(change_type)
-        assert mark_on_the_wire(user, far) == 40
+        assert mark_on_the_wire(user, pair[1]) == 40
 
 
 def change_type(state: dict[str, Any]) -> None:

@@ -9,8 +9,7 @@ import signal
 import socket
 import struct
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from openqwave.enforcement.missing import MechanismMissing
 from openqwave.lab.hosts import Host
 from openqwave.model.flow import Treatment
 from tests.kernel.exits import Exits, loaded
+from tests.patience import until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
 
@@ -78,13 +78,6 @@ def deaths() -> Iterator[Deaths]:
 
 def udp() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -26,6 +26,7 @@ import pytest
 import openqwave
 from openqwave.drivers.passing import LentSocket
 from openqwave.drivers.processes import Process, process_of
+from tests.patience import until
 
 PATIENCE_S = 20.0
 _MOST_BYTES = 65_536
@@ -129,7 +130,7 @@ class Stranger:
         """End it as nobody can refuse, and wait until it is gone."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGKILL)
-        assert_soon(lambda: not self.process.is_alive())
+        until(lambda: not self.process.is_alive())
 
     def let_go(self) -> None:
         """Close what this side has of it."""
@@ -197,16 +198,6 @@ def strangers() -> Iterator[Strangers]:
         yield made
     finally:
         made.close()
-
-
-def assert_soon(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    import time
-
-    end_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end_s, "it does not come true"
-        time.sleep(0.001)
 
 
 def needs_fetching(process: Process) -> None:

@@ -33,6 +33,7 @@ from openqwave.probing.sink import Sink
 from openqwave.probing.tracking import Effort
 from openqwave.probing.tracking import Estimated as Told
 from openqwave.runtime import experimenting, surveying
+from tests.patience import until
 from tests.unit.driven import endpoint
 
 if TYPE_CHECKING:
@@ -234,13 +235,6 @@ class Counters:
 
     def close(self) -> None:
         return
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.001)
 
 
 # Threads of the process's own subsystem may linger from other tests.

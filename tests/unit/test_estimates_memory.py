@@ -31,6 +31,7 @@ from openqwave.model.path import LinkType, PathFacts
 from openqwave.service import estimates
 from openqwave.service.estimatefile import EstimateFile, NotOurs, Row, Way
 from openqwave.service.estimates import LONGEST_NS, EstimateStore, Moment, SystemClocks
+from tests.patience import until
 
 S = 1_000_000_000
 DAY_NS = 24 * 3_600 * S
@@ -600,13 +601,6 @@ def test_rows_that_make_no_sense_are_left_out(
 
 
 # -- the thread that writes -----------------------------------------------------------
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.002)
 
 
 def writers() -> list[threading.Thread]:

@@ -30,6 +30,7 @@ from openqwave.model.estimates import Unmeasurable
 from openqwave.runtime import surveying
 from openqwave.runtime.pending import Pending
 from openqwave.runtime.session import Session
+from tests.patience import until
 from tests.unit.driven import view
 from tests.unit.loopback import Bench, options_of
 from tests.unit.own_subsystem import FakeClock, open_in, own_subsystem
@@ -44,7 +45,6 @@ from tests.unit.surveying_stage import (
     staged,
     threads,
     told,
-    until,
 )
 
 POLICY = Policy(experiments=Experiments(answer_ns=int(PATIENCE_S * 1e9), warm_ns=1_000_000))

@@ -16,7 +16,8 @@ import pytest
 
 from openqwave.enforcement import journal as journal_module
 from openqwave.enforcement.journal import Entry, Journal, Record, State
-from tests.unit.strangers import assert_soon, strangers
+from tests.patience import until
+from tests.unit.strangers import strangers
 
 PLAIN: State = ((0, None, 0), None)
 MARKED: State = ((0xE0, None, 6), None)
@@ -217,7 +218,7 @@ def test_one_that_cannot_come_to_its_end(path: Path, journal: Journal) -> None:
     with strangers() as people:
         # Ended and not waited for; the lock is this test's.
         ended = people.start().run("result = os.fork()\nif not result: os._exit(0)")
-        assert_soon(lambda: " (zombie)" in Path(f"/proc/{ended}/status").read_text())
+        until(lambda: " (zombie)" in Path(f"/proc/{ended}/status").read_text())
         with path.open("r+b") as file:
             file.seek(32)
             file.write(struct.pack("=I", ended))
@@ -413,7 +414,7 @@ def test_a_writer_that_is_killed_tears_nothing(path: Path) -> None:
         for _ in range(ROUNDS):
             path.unlink(missing_ok=True)
             pid = writer.run(f"given_path = {str(path)!r}" + WRITER)
-            assert_soon(lambda: path.exists() and path.read_bytes()[:8] == b"qwmarks\n")
+            until(lambda: path.exists() and path.read_bytes()[:8] == b"qwmarks\n")
             # The moment is the point: any.
             time.sleep(rng.random() * 0.004)
             os.kill(pid, signal.SIGKILL)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from tests.other_kernel import build, guest
 from tests.other_kernel.__main__ import ROOT, TIER, main, parser
 from tests.other_kernel.build import READY, CannotBuildError, Recipe
 from tests.other_kernel.guest import Clock
+from tests.patience import until
 
 # A "kernel" that does what the guest's init would: runs the command, leaves its status.
 FAKE = f"""#!{sys.executable}
@@ -203,13 +203,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_virtual_time_is_asked_for_and_always_the_same(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from openqwave.model.errors import GeneralFailure, QosError
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.runtime import ownsink, surveying
 from tests.conftest import open_descriptors
+from tests.patience import until
 from tests.unit.experiment_stage import PORT, own_network
 from tests.unit.own_subsystem import open_in, own_subsystem
 from tests.unit.surveying_stage import (
@@ -36,7 +37,6 @@ from tests.unit.surveying_stage import (
     impatiently,
     staged,
     threads,
-    until,
 )
 
 POLICY = Policy(experiments=Experiments(answer_ns=int(PATIENCE_S * 1e9), warm_ns=1_000_000))

@@ -38,6 +38,7 @@ from openqwave.model.path import LinkType, PathFacts
 from openqwave.probing.sink_limits import SinkLimits
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.effects import Applied, Apply, SocketPlan
+from tests.patience import until
 from tests.unit.driven import (
     NO_MECHANISM,
     OWNER,
@@ -68,7 +69,6 @@ from tests.unit.surveying_stage import (
     staged,
     threads,
     told,
-    until,
 )
 from tests.unit.test_process_end import in_child
 

@@ -26,8 +26,9 @@ from openqwave.drivers.sockets import SocketDirectory, own_namespace
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.model.sockets import Elsewhere, OutOfReach, SocketFacts
+from tests.patience import until
 from tests.unit.loopback import KINDS, Bench, bench, set_tos
-from tests.unit.strangers import Stranger, Strangers, assert_soon, needs_fetching, strangers
+from tests.unit.strangers import Stranger, Strangers, needs_fetching, strangers
 
 MS = 1_000_000
 
@@ -286,7 +287,7 @@ def test_a_number_that_is_used_again(reachable: ReachableSockets, own: Process) 
         assert number in (reader, writer)
         assert reachable.is_gone(cookie)
         assert is_open(number)
-        assert_soon(lambda: closing.open_count() == 0)
+        until(lambda: closing.open_count() == 0)
 
 
 @pytest.mark.usefixtures("fd_guard")
@@ -302,7 +303,7 @@ def test_reaching_leaves_nothing_open(reachable: ReachableSockets, own: Process)
             with copy:
                 assert finds(reachable, cookie)
             assert reachable.is_gone(cookie)
-        assert_soon(lambda: closing.open_count() == 0)
+        until(lambda: closing.open_count() == 0)
 
 
 def test_the_peer_sees_the_end(reachable: ReachableSockets, client: Stranger) -> None:
@@ -790,10 +791,10 @@ def test_a_socket_that_lingers_keeps_nobody() -> None:
         number = lent.fileno()
         in_time(lent.close)
         assert lent.fileno() == -1
-        assert_soon(lambda: not is_open(number))
+        until(lambda: not is_open(number))
         # It is taken off the table first; the thread is what waits.
         assert closing.open_count() == 1
-    assert_soon(lambda: closing.open_count() == 0)
+    until(lambda: closing.open_count() == 0)
 
 
 def test_a_fetched_socket_that_lingers_keeps_nobody(
@@ -806,7 +807,7 @@ def test_a_fetched_socket_that_lingers_keeps_nobody(
         # Not the last of them, so this does not wait.
         near.close()
         in_time(lambda: reachable.give_back(found))
-    assert_soon(lambda: closing.open_count() == 0)
+    until(lambda: closing.open_count() == 0)
 
 
 def test_the_stuck_do_not_stop_the_others() -> None:
@@ -817,9 +818,9 @@ def test_the_stuck_do_not_stop_the_others() -> None:
         reader, writer = os.pipe()
         stack.callback(os.close, writer)
         assert closer.close(reader)
-        assert_soon(lambda: not is_open(reader))
-        assert_soon(lambda: closer.open_count == 4)
-    assert_soon(lambda: closer.open_count == 0)
+        until(lambda: not is_open(reader))
+        until(lambda: closer.open_count == 4)
+    until(lambda: closer.open_count == 0)
 
 
 def test_threads_are_few_and_jams_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -833,13 +834,13 @@ def test_threads_are_few_and_jams_are_told(monkeypatch: pytest.MonkeyPatch) -> N
         assert told == [True, True, True, False, False]
         assert closer.is_jammed
         assert threading.active_count() <= before + 2
-    assert_soon(lambda: closer.open_count == 0)
+    until(lambda: closer.open_count == 0)
     assert closer.open_count == 0
     # Threads with nothing to do end, and another starts when it is needed.
-    assert_soon(lambda: threading.active_count() <= before)
+    until(lambda: threading.active_count() <= before)
     number = os.dup(0)
     assert closer.close(number)
-    assert_soon(lambda: not is_open(number))
+    until(lambda: not is_open(number))
 
 
 def test_nothing_is_fetched_while_closing_is_jammed(
@@ -877,4 +878,4 @@ def test_other_sockets_are_closed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_descriptor_that_is_closed_already() -> None:
     close_safely(10**6)
-    assert_soon(lambda: closing.open_count() == 0)
+    until(lambda: closing.open_count() == 0)

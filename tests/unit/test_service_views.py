@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -40,6 +39,7 @@ from openqwave.service.views import (
 )
 from openqwave.subsystem import requests as rq
 from openqwave.subsystem.engine import Engine
+from tests.patience import until
 from tests.unit.driven import (
     OWNER,
     ROOT,
@@ -533,13 +533,6 @@ def test_only_so_many_sockets_are_counted() -> None:
     # Those that were looked at longest ago went.
     known = [cookie for cookie in kernel.sent if rates.local_of(cookie) is not None]
     assert known == [0, *range(4, MOST_SOCKETS + 3)]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.001)
 
 
 def test_a_new_socket_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ from openqwave.probing.outcomes import Ended, Failed, Failure
 from openqwave.probing.tracking import CongestionTold, Effort
 from openqwave.runtime import experimenting, surveying
 from tests.conftest import open_descriptors
+from tests.patience import until
 from tests.unit.driven import endpoint
 from tests.unit.experiment_stage import PORT, own_network
 from tests.unit.loopback import Bench, options_of
@@ -59,7 +60,6 @@ from tests.unit.surveying_stage import (
     staged,
     threads,
     told,
-    until,
     way,
 )
 from tests.unit.test_process_end import in_child
