@@ -12,6 +12,7 @@ clang     clang
 fish      fish
 groff     groff-base
 ip        iproute2
+jq        jq
 mandoc    mandoc
 nft       nftables
 pgrep     procps

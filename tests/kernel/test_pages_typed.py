@@ -237,3 +237,28 @@ def test_installing_the_service(lab: Lab, fetched: Path) -> None:
         assert shell.type(status)[1] == 0
         printed, done = shell.type(uninstall)
         assert (done, printed.splitlines()[-1]) == (0, "removed    the user qwave")
+
+
+def test_a_service_by_hand(lab: Lab, fetched: Path) -> None:
+    needs("curl")
+    (_, foreground) = blocks("docs/service.md", "sh")
+    (config, _) = blocks("docs/metrics.md", "toml")
+    (asking,) = blocks("docs/metrics.md", "sh")
+    command, told = foreground.text.split("#")
+    (fetched / "my.toml").write_text(config.text, encoding="utf-8")
+    host = lab.host("alone")
+    with (
+        on_a_machine(host, fetched) as machine,
+        Shell(machine, fetched, [str(fetched / ".venv/bin")]) as shell,
+    ):
+        shell.type(f"{command} > said 2>&1 &")
+        shell.type(f"export {told.split()[-1]}")
+        shell.type("until qwave status > /dev/null; do sleep 0.1; done")
+        printed, status = shell.type("qwave status")
+        assert status == 0
+        assert "my.toml" in printed
+        printed, status = shell.type(asking.text.strip())
+        assert status == 0
+        assert "qwave_build_info{" in printed
+        printed, status = shell.type("kill -INT %1; wait %1")
+        assert status == 0, printed

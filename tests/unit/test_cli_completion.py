@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from openqwave.cli import completing
+from tests.pages import blocks, is_as_shown, session
 from tests.unit.terminals import ANOTHER, Screen
 
 COMPLETIONS = Path(__file__).parents[2] / "packaging/completions"
@@ -123,3 +124,21 @@ def test_the_command_can_make_it_itself(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "_QWAVE_COMPLETE=" in done.stdout
+
+
+def test_completion_is_set_up_for_oneself(tmp_path: Path) -> None:
+    (block,) = blocks("docs/commands.md", "console")
+    (command,) = session(block)
+    # By a shell, which the command finds out; with something after it, or bash would become it.
+    done = subprocess.run(
+        ["bash", "--norc", "-c", f"{command.typed}; true"],  # noqa: S607 - whichever is here
+        env={"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path), "SHELL": "/bin/bash"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert is_as_shown(done.stdout, command.shown), done.stdout + done.stderr
+    made = tmp_path / ".bash_completions/qwave.sh"
+    assert "_QWAVE_COMPLETE=" in made.read_text(encoding="utf-8")
+    assert str(made) in (tmp_path / ".bashrc").read_text(encoding="utf-8")
