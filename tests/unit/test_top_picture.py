@@ -194,6 +194,10 @@ def test_what_is_higher_than_its_pane_says_so() -> None:
     found = refusal_lines([refusal(1, detail="why " * 100)], (40, 8))
     assert len(found) == 8
     assert found[-1].endswith("why…")
+    notices, _ = picture.notice_lines(NOTICES, 0, (80, 5), is_current=False)
+    assert [line[-1:] == "…" for line in texts(notices)] == [False] * 4 + [True]
+    notices, _ = picture.notice_lines(NOTICES[:1], 0, (80, 4), is_current=False)
+    assert "…" not in "".join(texts(notices))
     found = refusal_lines([refusal(1)], (40, 5))
     assert found[-1] == "    to 192.0.2.7;…"
 

@@ -250,17 +250,19 @@ def _table(
         page = _bare(page_of(rows[first : first + shown], width), has_details=has_details)
     place = f"{first + 1}-{first + len(page.blocks)} of {len(rows):,}" if rows else "0"
     top = title(words.format(place), is_current=is_current, width=width)
-    lines = [top, *page.lines()]
-    if len(lines) > height:
-        # A row that is higher than the pane.
-        lines[height - 1] = _going_on(lines[height - 1], width)
-    return lines[:height], first
+    # A row may be higher than the pane.
+    return _cropped([top, *page.lines()], size), first
 
 
-def _going_on(line: Line, width: int) -> Line:
-    """A line with a mark that says that there is more."""
-    text = "".join([piece for piece, _ in line])
-    return [(cut(text, width - 1).removesuffix("…") + "…", line[-1][1] if line else "")]
+def _cropped(lines: list[Line], size: tuple[int, int]) -> list[Line]:
+    """As many lines as there is room for; a mark at the end says that there are more."""
+    width, height = size
+    if len(lines) <= height:
+        return lines
+    *kept, last = lines[:height]
+    text = "".join([piece for piece, _ in last])
+    style = last[-1][1] if last else ""
+    return [*kept, [(cut(text, width - 1).removesuffix("…") + "…", style)]]
 
 
 def _bare(page: Page, *, has_details: bool) -> Page:
@@ -300,7 +302,7 @@ def notice_lines(
         lines = [[("Nothing has happened since this began.", "")]]
     place = f"{first + 1}-{first + shown} of {len(notices):,}" if notices else "0"
     top = title(f"notices {place}, newest first", is_current=is_current, width=width)
-    return [top, *lines][:height], first
+    return _cropped([top, *lines], size), first
 
 
 def service_lines(
