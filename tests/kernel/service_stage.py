@@ -35,6 +35,7 @@ class Qwaved:
 
     Attributes:
         socket: Where it listens.
+        policy: The folder of its policy files.
         process: The running program.
     """
 
@@ -45,6 +46,8 @@ class Qwaved:
         self._folder = folder
         self.socket = str(folder / "qwaved.sock")
         self.config = folder / "qwaved.toml"
+        self.policy = folder / "policy.d"
+        self.policy.mkdir(exist_ok=True)
         self.log = folder / "log"
         self.write_config(config)
         self.process: subprocess.Popen[Any] | None = None
@@ -57,10 +60,18 @@ class Qwaved:
         (self._folder / "state").mkdir(exist_ok=True)
         self.config.write_text(service + text)
 
+    def obey(self, policy: str) -> None:
+        """Have it read a policy file in the place of the former, and wait until it has."""
+        (self.policy / "50-test.toml").write_text(policy)
+        if self.process is not None:
+            self.signal(signal.SIGHUP)
+            self.wait_for(b"READY=1")
+
     def start(self) -> Self:
         """Run it, and wait until it says that it is ready."""
         with self.log.open("ab") as log:
             argv = [sys.executable, "-m", "openqwave.service", "--config", str(self.config)]
+            argv += ["--policy", str(self.policy)]
             argv += ["--socket", self.socket, "--run-directory", str(self._folder)]
             enter = contextlib.nullcontext() if self._host is None else self._host.enter()
             with enter:

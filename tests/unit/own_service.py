@@ -87,8 +87,8 @@ class OwnService:
         self.runtime.close()
 
 
-def _show_nothing(server: Server, peer: Peer, request: ms.Request) -> Refusal:
-    del server, peer, request
+def _show_nothing(server: Server, peer: Peer, request: ms.Request, descriptor: int) -> Refusal:
+    del server, peer, request, descriptor
     return Refusal(ErrorCode.ERROR_NOT_SUPPORTED, "nothing is shown")
 
 

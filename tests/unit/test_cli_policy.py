@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
@@ -18,20 +21,29 @@ from typer.testing import CliRunner
 from openqwave.admission.profiles import PROFILES
 from openqwave.admission.rules import Program
 from openqwave.cli.policy import values
-from openqwave.cli.policy.doubts import NOT_CARRIED_OUT
 from openqwave.cli.policy.question import BadPlace, Place, place_of
 from openqwave.cli.program import app
+from openqwave.client.whereabouts import SOCKET_VARIABLE
 from openqwave.drivers.programs import (
     NoProcess,
     named_program,
     own_address_towards,
     process_program,
 )
+from openqwave.enforcement.bpf.words import MARKS_PROGRAMS, NAME
+from openqwave.ipc import messages as ms
+from openqwave.ipc.pages import program_page
+from openqwave.model.errors import Refusal
 from openqwave.model.flow import TrafficType
 from openqwave.service import config, settings
 from openqwave.service.config import Config, load
 from tests.kernel.service_stage import NOBODY
+from tests.unit.fake_service import Script, fake_service
 
+NO_SERVICE = (
+    "QWAVE_SOCKET is empty, which means that no service is wanted; it takes qwaved to mark other "
+    "programs"
+)
 PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text()
 
 
@@ -86,7 +98,9 @@ def test_files_that_are_good(host: Host) -> None:
 def test_rules_are_not_accepted_in_silence(host: Host) -> None:
     host.put("a.toml", rule("x", dscp=1))
     assert host.run("check") == 0
-    assert host.output.splitlines() == [NOT_CARRIED_OUT, "1 file, 1 rule: good"]
+    told, good = host.output.splitlines()
+    assert told == f"No rule is carried out now, because no service is to be had: {NO_SERVICE}"
+    assert good == "1 file, 1 rule: good"
 
 
 def test_all_mistakes_are_told_with_file_and_line(host: Host) -> None:
@@ -203,7 +217,14 @@ def test_show_for_programs(host: Host) -> None:
     assert by_key["limits.flows"] == {"value": 8, "file": str(file), "line": 1, "profile": None}
     assert by_key["limits.handles"]["file"] is None
     assert told["rules"] == [
-        {"name": "x", "origin": f"{file}:2", "remote": "10.0.0.0/8", "dscp": 1}
+        {
+            "name": "x",
+            "origin": f"{file}:2",
+            "remote": "10.0.0.0/8",
+            "dscp": 1,
+            "in_force": False,
+            "how": f"no service carries it out: {NO_SERVICE}",
+        }
     ]
     assert len(by_key) == len(values.values_of(load()))
 
@@ -252,7 +273,6 @@ def test_a_process_is_known_by_its_file_user_and_cgroup(
 def test_no_rule_and_no_process(host: Host) -> None:
     assert host.run("explain", "cat", "--to", "127.0.0.1:9") == 3
     assert "No rule would hold: no rule is for this traffic.\n" in host.output
-    assert host.output.endswith(f"\n{NOT_CARRIED_OUT}\n")
     assert host.run("explain", str(2**22 + 1), "--to", "127.0.0.1:9") == 2
     assert host.errors.startswith("There is no process 4194305")
 
@@ -396,6 +416,91 @@ def test_which_address_packets_leave_with() -> None:
     assert own_address_towards(ip_address("fe80::1")) is None
 
 
+# -- what the service carries out -----------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(*rows: ms.ProgramRow, features: Sequence[str] = ms.FEATURES) -> Iterator[None]:
+    """A service that has these rules."""
+    answers: dict[type, bytes | Refusal | None] = {
+        ms.ListPrograms: program_page(rows),
+        ms.Close: b"null",
+    }
+    script = Script(features=features, answers=answers)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        fake_service(Path(folder), script) as service,
+        mock.patch.dict(os.environ, {SOCKET_VARIABLE: str(service.path)}),
+    ):
+        yield
+
+
+def row(name: str, **said: Any) -> ms.ProgramRow:  # noqa: ANN401 - fields
+    fields = {"kind": "rule", "number": 1, "backend": NAME, "reason": "so", **said}
+    return ms.ProgramRow(name=name, **fields)
+
+
+def in_force(host: Host, *rows: ms.ProgramRow) -> dict[str, tuple[bool, str]]:
+    with serving(*rows):
+        assert host.run("show", "--json") == 0
+    return {each["name"]: (each["in_force"], each["how"]) for each in host.told()["rules"]}
+
+
+def test_what_the_service_carries_out(host: Host) -> None:
+    file = host.put("a.toml", rule("x", user="root", dscp=1) + rule("y", traffic_type="voice"))
+    mine = (
+        row("x", asks='user = "root"', dscp=1),
+        row("y", asks="all traffic", dscp=56, backend="", reason="not carried out: no room"),
+    )
+    assert in_force(host, *mine) == {
+        "x": (True, "kernel program: so"),
+        "y": (False, "not carried out: no room"),
+    }
+    assert host.told()["rules_are_carried_out"] is False
+    with serving(*mine):
+        assert host.run("check") == 0
+        assert host.output.splitlines() == [
+            f"{file}:5: rule 'y' is not in force: not carried out: no room",
+            "In force: 1 of 2 rules",
+            "1 file, 2 rules: good",
+        ]
+        assert host.run("show") == 0
+        assert "  in force: kernel program: so\n" in host.output
+        assert "  not in force: not carried out: no room\n" in host.output
+        assert host.run("explain", "cat", "--to", "127.0.0.1:9", "--json") == 0
+        assert host.told()["winner"]["in_force"] is False
+        assert host.told()["rules_are_carried_out"] is False
+        assert host.run("explain", "cat", "--user", "root", "--to", "127.0.0.1:9", "--json") == 0
+        assert host.told()["winner"]["how"] == "kernel program: so"
+        assert host.told()["rules_are_carried_out"] is True
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"asks": 'user = "bob"', "dscp": 1},
+        {"asks": 'user = "root"', "dscp": 2},
+        {"asks": 'user = "root"', "dscp": 1, "rate_bps": 5_000},
+        {"asks": 'user = "root"', "dscp": 1, "kind": "run"},
+    ],
+)
+def test_what_the_service_has_otherwise(host: Host, other: dict[str, Any]) -> None:
+    host.put("a.toml", rule("x", user="ann", dscp=1))
+    for rows in ((row("x", **other),), ()):
+        held, how = in_force(host, *rows)["x"]
+        assert not held
+        assert "systemctl reload qwaved" in how
+
+
+def test_a_service_that_is_older_than_rules(host: Host) -> None:
+    host.put("a.toml", rule("x", dscp=1))
+    with serving(features=()):
+        assert host.run("show", "--json") == 0
+    (told,) = host.told()["rules"]
+    assert not told["in_force"]
+    assert "is older than this" in told["how"]
+
+
 # -- the page ---------------------------------------------------------------------------
 
 
@@ -406,7 +511,14 @@ def test_the_pages_example(host: Host) -> None:
     assert [each.name for each in load().policy.rules] == ["calls", "backups", "lab"]
     (told,) = re.findall(r"^```text\n\$ qwave policy (explain .*?)^```$", PAGE, re.M | re.S)
     command, _, wanted = told.partition("\n")
-    assert host.run(*command.split()) == 0
+    calls = row(
+        "calls",
+        asks='program = "/usr/bin/baresip", protocol = "udp", remote_ports = "5004-5010"',
+        dscp=46,
+        reason=MARKS_PROGRAMS,
+    )
+    with serving(calls):
+        assert host.run(*command.split()) == 0
     assert host.output.replace(str(host.etc), "/etc/qwave") == wanted
     # And what is wrong with it, made wrong.
     bad = block.replace('profile = "rfc8325"', "\n[marks.voice]\ndscp = 64")

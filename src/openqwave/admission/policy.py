@@ -103,6 +103,8 @@ class Limits:
     # A quarter of what the kernel's tables have room for (`openqwave.enforcement.wishes`), so that
     # one program alone does not have others refused.
     destinations: int = 32_768
+    # Programs of a user that are spoken for (`qwave run`), each of which has a cgroup.
+    runs_per_user: int = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from openqwave.ipc.rows import MemoryRow as MemoryRow
 from openqwave.ipc.rows import PathRow as PathRow
 from openqwave.ipc.rows import SinkRow as SinkRow
 from openqwave.ipc.rows import SocketRow as SocketRow
+from openqwave.ipc.rows import SpokenForRow as SpokenForRow
 from openqwave.ipc.rows import StatusRow as StatusRow
 
 PROTOCOL_VERSION: Final = 1

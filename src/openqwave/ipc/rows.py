@@ -177,6 +177,22 @@ class MemoryRow(Row, frozen=True, kw_only=True, gc=False):
     state: str
 
 
+class SpokenForRow(Row, frozen=True, kw_only=True, gc=False):
+    """How many programs are spoken for, and why none can be.
+
+    Attributes:
+        runs: Programs that users had treated.
+        rules: Rules of the policy.
+        rules_in_force: Of these, those that are carried out now.
+        reason: Why none can be; empty where they can.
+    """
+
+    runs: int
+    rules: int
+    rules_in_force: int
+    reason: str = ""
+
+
 class StatusRow(Row, frozen=True, kw_only=True):
     """The service.
 
@@ -197,6 +213,7 @@ class StatusRow(Row, frozen=True, kw_only=True):
         interfaces: Where they leave; only of mechanisms that are attached there.
         sink: Whether it answers other hosts' experiments.
         memory: Where estimates are kept.
+        programs: Of those that ask for nothing.
         counters: Incidents and the like, by name; for administrators.
         sees_all: Whether who asks is one, and is shown what is other users'.
     """
@@ -217,5 +234,6 @@ class StatusRow(Row, frozen=True, kw_only=True):
     sink: SinkRow
     memory: MemoryRow
     interfaces: tuple[InterfaceRow, ...] = ()
+    programs: SpokenForRow | None = None
     counters: dict[str, int] = {}
     sees_all: bool = False

@@ -22,15 +22,44 @@ if TYPE_CHECKING:
 _UNREAD_AT_MOST: Final = 64
 
 
-def sockets_of(descriptors: Sequence[int], process: Process | None) -> list[LentSocket]:
-    """What was passed, as sockets; anything else is closed."""
-    found: list[LentSocket] = []
-    for number in descriptors:
-        try:
-            found.append(LentSocket(number, process))
-        except OSError:
-            close_safely(number)
-    return found
+class Brought:
+    """What came with one packet; whatever nobody takes is closed in the end."""
+
+    __slots__ = ("_numbers", "_process", "_sockets")
+
+    def __init__(self, descriptors: Sequence[int], process: Process | None) -> None:
+        """Take descriptors over.
+
+        Args:
+            descriptors: What came.
+            process: Who passed it.
+        """
+        self._numbers = list(descriptors)
+        self._process = process
+        self._sockets: list[LentSocket] = []
+
+    def sockets(self) -> list[LentSocket]:
+        """What came, as sockets; anything else is closed."""
+        for number in self._numbers:
+            try:
+                self._sockets.append(LentSocket(number, self._process))
+            except OSError:
+                close_safely(number)
+        self._numbers.clear()
+        return self._sockets
+
+    def take(self) -> int:
+        """The first, whatever it is, now the caller's to close; -1 where nothing came."""
+        return self._numbers.pop(0) if self._numbers else -1
+
+    def give_away(self) -> None:
+        """The sockets are somebody else's to close."""
+        self._sockets = []
+
+    def let_go(self) -> None:
+        """Close what is left."""
+        close_all(self._numbers)
+        let_go(self._sockets)
 
 
 def close_all(descriptors: Sequence[int]) -> None:
@@ -44,6 +73,10 @@ def let_go(sockets: Sequence[LentSocket]) -> None:
     for sock in sockets:
         with contextlib.suppress(OSError):
             sock.close()
+
+
+# With most packets nothing comes.
+NOTHING: Final = Brought((), None)
 
 
 def hang_up(sock: socket.socket) -> None:

@@ -216,6 +216,7 @@ _POLICY_LIMITS: Final = (
     "destinations_per_flow",
     "tracked_hosts",
     "pending_operations",
+    "runs_per_user",
 )
 
 

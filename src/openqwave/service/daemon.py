@@ -38,6 +38,8 @@ from openqwave.service.metrics.collecting import Sources
 from openqwave.service.metrics.serving import Metrics
 from openqwave.service.notify import Notifier
 from openqwave.service.policyfiles import POLICY_DIRECTORY
+from openqwave.service.programs.carrying import Carrying
+from openqwave.service.programs.spoken import SpokenFor
 from openqwave.service.recovery import recover, retry
 from openqwave.service.server import Server
 from openqwave.service.showing import Showing
@@ -181,8 +183,21 @@ class Daemon:
             memory=self._store,
         )
         name = f"qwaved {version('openqwave')}"
+        self._carrying = Carrying(
+            self.runtime,
+            self._kernel.program_marks,
+            self._kernel.why_no_programs,
+            config.policy,
+            run_directory,
+        )
         showing = Showing(
-            self.runtime, self._store, self._kernel, config, listeners.path, self._started_ns
+            self.runtime,
+            self._store,
+            self._kernel,
+            config,
+            listeners.path,
+            self._started_ns,
+            SpokenFor(self._carrying),
         )
         self.server = Server(
             self.runtime,
@@ -193,6 +208,7 @@ class Daemon:
             limits=config.server_limits,
         )
         self._kernel.watch(self.server)
+        self._carrying.watch(self.server)
         self._showing = showing
         self._metrics = Metrics(
             Sources(version("openqwave"), self.runtime, self.server, self._kernel, applying)
@@ -241,6 +257,7 @@ class Daemon:
             _log.error("%s; the running configuration stays", _refused(config, error))
         else:
             self.runtime.set_policy(config.policy)
+            self._carrying.obey(config.policy)
             self.server.limits = config.server_limits
             self.config = self._showing.config = config
             logging.getLogger("openqwave").setLevel(config.log_level)
@@ -248,7 +265,6 @@ class Daemon:
             self._serve_sink()
             self._metrics.obey(config.metrics)
             _log.info("the configuration was read again")
-            _tell_of_rules(config)
         self._notifier.ready(f"listening at {self.listeners.path}")
 
     def close(self) -> None:
@@ -256,6 +272,7 @@ class Daemon:
         self._metrics.close()
         self.server.close()
         self._showing.close()
+        self._carrying.close()
         self.runtime.close()
         self._kernel.close()
         self._store.close()
@@ -268,6 +285,7 @@ class Daemon:
         # What the kernel tells late: TCP that had something left to send.
         self.runtime.drop_closed()
         self._kernel.look_again(self.server)
+        self._carrying.tick()
         self._metrics.tick()
 
     def _settle_debts(self) -> bool:
@@ -288,16 +306,6 @@ class Daemon:
 def _refused(config: Config, error: MechanismMissing) -> str:
     where = "the configuration" if config.path is None else str(config.path)
     return f"{where}: enforcement.backend is {config.enforcement.backend!r}, but {error}"
-
-
-def _tell_of_rules(config: Config) -> None:
-    """Whoever wrote a rule must not believe that it marks packets."""
-    if count := len(config.policy.rules):
-        _log.warning(
-            "%d rules for programs were read; this version does not carry them out, "
-            "`qwave policy explain` says which would hold",
-            count,
-        )
 
 
 def _set_up_log(level: int) -> None:
@@ -333,7 +341,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         listeners = listeners_for(options.socket or config.socket)
         directory = options.run_directory or Path(listeners.path).parent
         with contextlib.closing(Daemon(config, listeners, directory)) as daemon:
-            _tell_of_rules(config)
             daemon.serve(options.config, options.policy)
     except MechanismMissing as error:
         sys.stderr.write(f"qwaved: cannot run: {_refused(config, error)}\n")

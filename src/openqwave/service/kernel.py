@@ -30,6 +30,7 @@ from openqwave.enforcement.bpf.attachment import clean_up_leftovers
 from openqwave.enforcement.bpf.backend import DataPlane
 from openqwave.enforcement.bpf.presence import Presence
 from openqwave.enforcement.bpf.program import EgressProgram
+from openqwave.enforcement.bpf.programs import ClaimedPrograms
 from openqwave.enforcement.bpf.table import Sizes
 from openqwave.enforcement.choice import Candidate, choose
 from openqwave.enforcement.missing import MechanismMissing
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from openqwave.enforcement.bpf.totals import Totals
     from openqwave.enforcement.choice import Chosen
+    from openqwave.enforcement.claims import ProgramMarks
     from openqwave.enforcement.socket_options import SocketOptions, Sockets
     from openqwave.enforcement.wishes import Wishes
     from openqwave.service.server import Server
@@ -95,6 +97,7 @@ class Kernel:
         self._sockets = sockets
         self._with_tcx = with_tcx
         self._presence: Presence | None = None
+        self._data_plane: DataPlane | None = None
         self._nft: NftMarks | None = None
         self._due_s = self._rested_s = 0.0
         self._trouble = ""
@@ -136,7 +139,9 @@ class Kernel:
         self._presence = Presence.begin(
             self._filters, self._diagnosis, _sizes(self._wishes), with_tcx=self._with_tcx
         )
-        return DataPlane(self._presence.table, self._presence, self._shapers)
+        programs = ClaimedPrograms(self._presence, self._shapers)
+        self._data_plane = DataPlane(self._presence.table, self._presence, self._shapers, programs)
+        return self._data_plane
 
     def _table(self) -> NftMarks:
         self._nft = NftMarks(self._sockets, own_namespace())
@@ -211,6 +216,24 @@ class Kernel:
             if self._told.get(name) != words:
                 _log.warning("%s", words)
         self._told = told
+
+    # -- programs that ask for nothing --------------------------------------------------
+
+    @property
+    def program_marks(self) -> ProgramMarks | None:
+        """Tells programs' traffic by who made the socket; None where nothing here can."""
+        plane = self._data_plane
+        return None if plane is None or self.chosen.plane is not plane else plane.programs
+
+    @property
+    def why_no_programs(self) -> str:
+        """Why nothing here tells programs' traffic; empty where something does."""
+        if self.program_marks is not None:
+            return ""
+        return (
+            f"packets are marked by {self.chosen.name} here ({self.chosen.reason}), which cannot "
+            "tell whose they are; the kernel program can"
+        )
 
     # -- for numbers, by any thread ---------------------------------------------------
 

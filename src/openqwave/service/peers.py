@@ -30,7 +30,7 @@ from openqwave.model.errors import Refusal
 from openqwave.runtime.pending import Pending
 from openqwave.runtime.session import Session
 from openqwave.service.access import credentials_of, identify
-from openqwave.service.brought import close_all, hang_up, let_go, sockets_of
+from openqwave.service.brought import NOTHING, Brought, close_all, hang_up, let_go
 from openqwave.service.dispatch import NO_SOCKET, call, is_call, name_of
 from openqwave.service.refusals import UNHEARD
 
@@ -178,21 +178,20 @@ class Peer:
             self.write()
 
     def _take_events(self, descriptors: Sequence[int]) -> None:
-        sockets = sockets_of(descriptors, self.process) if descriptors else []
-        kept = False
+        brought = Brought(descriptors, self.process) if descriptors else NOTHING
         try:
             while (event := self._end.next_event()) is not None:
                 match event:
                     case Asked(request):
-                        kept = self._ask(request, sockets) or kept
+                        self._ask(request, brought)
                     case Opened(hello):
                         self._open(hello)
                     case Violated(reason):
                         self._around.note("protocol violation", self, reason)
                         self.is_over = True
         finally:
-            if sockets and not kept:
-                let_go(sockets)
+            if brought is not NOTHING:
+                brought.let_go()
 
     def _open(self, hello: ms.Hello) -> None:
         try:
@@ -214,15 +213,18 @@ class Peer:
             service=self._around.version, lends=bool(self._around.cannot_reach(self.process))
         )
 
-    def _ask(self, request: ms.Request, sockets: list[LentSocket]) -> bool:
-        """Do what is asked; tell whether the sockets are wanted for longer."""
+    def _ask(self, request: ms.Request, brought: Brought) -> None:
+        """Do what is asked."""
         session = self._session
         if session is None:
             raise RuntimeError("a request came before the handle")
         kind, began_ns = name_of(request), _clock_ns()
         try:
             if is_call(request):
-                return self._call(session, kind, request, sockets)
+                sockets = brought.sockets()
+                if self._call(session, kind, request, sockets):
+                    brought.give_away()
+                return
             match request:
                 case ms.Cancel(request=which):
                     pending = self._pending.get(which)
@@ -241,7 +243,9 @@ class Peer:
                     self._forget()
                     self.is_over = True
                 case _:
-                    self._answer_with(request, kind, self._around.show(self, request))
+                    self._answer_with(
+                        request, kind, self._around.show(self, request, brought.take())
+                    )
         except Exception:  # noqa: BLE001 - logged with its traceback
             # One request that the service fails at must not end it for everybody.
             _log.exception("a request failed: %s", type(request).__name__)
@@ -249,11 +253,11 @@ class Peer:
             self._answer_with(request, kind, _BROKEN)
         finally:
             self._around.requests.took(kind, _clock_ns() - began_ns)
-        return False
 
     def _call(
         self, session: Session, kind: str, request: ms.Request, sockets: list[LentSocket]
     ) -> bool:
+        """Make a call; tell whether the sockets are wanted for longer."""
         sock: LentSocket | int = NO_SOCKET
         directory = self._around.directory
         names_socket = isinstance(request, ms.AddSocket) or (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,6 +163,13 @@ def row_of(rule: Rule) -> dict[str, Any]:
         "rate_kbps": None if grant.rate_bps is None else grant.rate_bps // _BPS_PER_KBPS,
     }
     return {key: value for key, value in row.items() if value is not None}
+
+
+def asks_of(rule: Rule) -> str:
+    """A rule's conditions in one line, as its file has them; those without are for all traffic."""
+    asks = [f"{key} = {json.dumps(each)}" for key, each in row_of(rule).items()]
+    kept = [text for text in asks if text.partition(" ")[0] not in _GRANTS]
+    return ", ".join(kept) or "all traffic"
 
 
 def _text(found: object) -> str | None:

@@ -87,7 +87,7 @@ class Server:
         listeners: Iterable[socket.socket],
         *,
         version: str,
-        show: Callable[[Server, Peer, ms.Request], bytes | Refusal],
+        show: Callable[[Server, Peer, ms.Request, int], bytes | Refusal],
         limits: ServerLimits | None = None,
     ) -> None:
         """Begin to listen; `run` serves.
@@ -97,7 +97,7 @@ class Server:
             directory: Its sockets.
             listeners: Listening AF_UNIX SOCK_SEQPACKET sockets; closing them is the caller's.
             version: What the service calls itself.
-            show: Answers requests for lists and the status.
+            show: Answers requests for lists and the status, and those about programs.
             limits: How much clients may cost; the default limits when None.
         """
         self.runtime = runtime
@@ -187,9 +187,9 @@ class Server:
         """And has it no more."""
         self._of_handle.pop(handle_id, None)
 
-    def show(self, peer: Peer, request: ms.Request) -> bytes | Refusal:
-        """What a list or the status says."""
-        return self._show(self, peer, request)
+    def show(self, peer: Peer, request: ms.Request, descriptor: int) -> bytes | Refusal:
+        """What a list or the status says, or what came of a request about programs."""
+        return self._show(self, peer, request, descriptor)
 
     def peers(self) -> Iterable[Peer]:
         """All connections; by the loop."""

@@ -164,6 +164,7 @@ class ClientLimits(Struct, frozen=True):
     pending_operations: _Count | None = None
     connections: _Count | None = None
     connections_per_user: _Count | None = None
+    runs_per_user: _Count | None = None
 
 
 class Experiments(Struct, frozen=True):

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 from openqwave.ipc import messages as ms
 from openqwave.ipc.pages import flow_page, path_page, refusal_page
 from openqwave.ipc.values import status_to_json
-from openqwave.model.codes import ErrorCode
-from openqwave.model.errors import Refusal
 from openqwave.service.access import user_name
 from openqwave.service.flowcounts import FlowCounts
 from openqwave.service.remembered import remembered_rows
@@ -25,11 +23,13 @@ from openqwave.service.shownflows import Rates
 from openqwave.service.views import OwnerView, flow_rows, path_rows, status_row
 
 if TYPE_CHECKING:
+    from openqwave.model.errors import Refusal
     from openqwave.runtime.runtime import Runtime
     from openqwave.service.config import Config
     from openqwave.service.estimates import EstimateStore
     from openqwave.service.kernel import Kernel
     from openqwave.service.peers import Peer
+    from openqwave.service.programs.spoken import SpokenFor
     from openqwave.service.server import Server
 
 
@@ -48,8 +48,10 @@ class Showing:
         config: Config,
         socket_path: str,
         started_ns: int,
+        spoken: SpokenFor,
     ) -> None:
         self.config = config
+        self._spoken = spoken
         self._runtime = runtime
         self._store = store
         self._kernel = kernel
@@ -59,8 +61,10 @@ class Showing:
         self._flow_rates = SendingRates(FlowCounts(runtime))
         self._rates = Rates(self._sending, self._flow_rates)
 
-    def show(self, server: Server, peer: Peer, request: ms.Request) -> bytes | Refusal:
-        """The value of the answer to a request for a list or the status."""
+    def show(
+        self, server: Server, peer: Peer, request: ms.Request, descriptor: int
+    ) -> bytes | Refusal:
+        """The value of the answer to a request for a list or the status, or about programs."""
         now_ns = time.monotonic_ns()
         match request:
             case ms.ListFlows(after=after):
@@ -76,10 +80,7 @@ class Showing:
             case ms.AskStatus():
                 return self._status(server, peer, now_ns)
             case _:
-                # A request that a later protocol has, and this service does not.
-                return Refusal(
-                    ErrorCode.ERROR_NOT_SUPPORTED, f"{type(request).__name__} is not known"
-                )
+                return self._spoken.answer(peer, request, descriptor)
 
     def close(self) -> None:
         """Count no more."""
@@ -136,6 +137,7 @@ class Showing:
                 backend=(self._kernel.chosen.name, self._kernel.reason),
                 interfaces=self._runtime.look(lambda _: self._kernel.interfaces()),
                 sink=self._runtime.sink_state(),
+                programs=self._spoken.row(),
                 memory=(str(self._store.path), self._store.state),
                 counters=(server.incidents.counts if peer.credentials().is_administrator else None),
             )

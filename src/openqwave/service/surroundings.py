@@ -74,5 +74,11 @@ class Surroundings(Protocol):
     def tell_completed(self) -> None:
         """Tell of what has completed, before anything else is told."""
 
-    def show(self, peer: Peer, request: ms.Request) -> bytes | Refusal:
-        """What a list or the status says."""
+    def show(self, peer: Peer, request: ms.Request, descriptor: int) -> bytes | Refusal:
+        """What a list or the status says, or what came of a request about programs.
+
+        Args:
+            peer: Who asks.
+            request: For what.
+            descriptor: What came along, to be closed with this; -1 for nothing.
+        """

@@ -28,6 +28,7 @@ from openqwave.ipc.messages import (
     PathRow,
     SinkRow,
     SocketRow,
+    SpokenForRow,
     StatusRow,
 )
 from openqwave.model.endpoint import address_text
@@ -275,6 +276,7 @@ def status_row(
     sink: tuple[bool, str],
     memory: tuple[str, str],
     interfaces: tuple[InterfaceRow, ...] = (),
+    programs: SpokenForRow | None = None,
     counters: Mapping[str, int] | None = None,
 ) -> StatusRow:
     """How the service is.
@@ -294,6 +296,7 @@ def status_row(
         sink: Whether it answers other hosts' experiments, and why or why not.
         memory: Where estimates are kept, and how that goes.
         interfaces: Where packets leave.
+        programs: Of those that ask for nothing.
         counters: Incidents and the like; None for whoever may not see them.
     """
     flows, paths = runtime.look(lambda engine: (engine.flow_count, engine.path_count))
@@ -314,6 +317,7 @@ def status_row(
         sink=SinkRow(on=sink[0], reason=sink[1]),
         memory=MemoryRow(path=memory[0], state=memory[1]),
         interfaces=interfaces,
+        programs=programs,
         counters=dict(counters or {}),
         sees_all=counters is not None,
     )

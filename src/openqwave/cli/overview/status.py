@@ -10,7 +10,7 @@ from openqwave.cli.overview.words import clean, counted, duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from openqwave.ipc.messages import StatusRow
+    from openqwave.ipc.messages import SpokenForRow, StatusRow
 
 # The longest name of a line, and a gap.
 _NAME: Final = 15
@@ -55,6 +55,8 @@ def _of_service(row: StatusRow) -> Iterator[tuple[str, str]]:
     yield "clients", f"{counted(row.peers, 'connection')}, {counted(row.handles, 'handle')}"
     yield "flows", f"{row.flows:,}"
     yield "paths", f"{row.paths:,}"
+    if row.programs is not None:
+        yield "spoken for", _spoken_for(row.programs)
     yield "sockets", _LENT if row.lends else _FETCHED
     yield "sink", _with_reason("on" if row.sink.on else "off", row.sink.reason)
     yield "memory", _with_reason(row.memory.path or "none", row.memory.state)
@@ -64,6 +66,14 @@ def _of_service(row: StatusRow) -> Iterator[tuple[str, str]]:
 
 _LENT: Final = "programs send their descriptors along with each request"
 _FETCHED: Final = "descriptors are fetched from the programs when they are needed"
+
+
+def _spoken_for(programs: SpokenForRow) -> str:
+    """Programs that ask for nothing."""
+    count = counted(programs.runs, "run")
+    if programs.rules:
+        count += f", {programs.rules_in_force} of {counted(programs.rules, 'rule')} in force"
+    return _with_reason(count, programs.reason)
 
 
 def _with_reason(name: str, reason: str) -> str:

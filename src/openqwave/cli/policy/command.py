@@ -10,20 +10,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from openqwave.admission.rules import decide
 from openqwave.cli.overview.words import clean, counted
-from openqwave.cli.policy.doubts import NOT_CARRIED_OUT, doubts_about
+from openqwave.cli.policy import inforce
+from openqwave.cli.policy.doubts import doubts_about
 from openqwave.cli.policy.explaining import document_of, lines_of, rule_line
 from openqwave.cli.policy.question import Question, look_up
 from openqwave.cli.policy.values import values_of
 from openqwave.drivers.programs import NoProcess
 from openqwave.service.config import Config, ConfigError, load
 from openqwave.service.rulefiles import row_of
-
-if TYPE_CHECKING:
-    from openqwave.admission.rules import Rule
 
 GOOD, REFUSED, CANNOT_RUN, NO_RULE = 0, 1, 2, 3
 
@@ -53,7 +51,8 @@ def run_check(where: Where) -> int:
     for origin, doubt in doubts_about(rules):
         _write(f"{origin}: {doubt}")
     if rules:
-        _write(NOT_CARRIED_OUT)
+        for line in inforce.ask().lines_of(rules, config.policy):
+            _write(line)
     _write(f"{counted(len(config.files), 'file')}, {counted(len(rules), 'rule')}: good")
     return GOOD
 
@@ -74,14 +73,19 @@ def run_show(where: Where, *, as_json: bool) -> int:
         _write(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
     if config.policy.rules:
         _write("")
-        _write(NOT_CARRIED_OUT)
+        known = inforce.ask()
     for rule in config.policy.rules:
         _write(f"rule {rule.name!r}, {rule.origin}")
         _write(f"  {rule_line(rule)}")
+        state = known.state_of(rule, config.policy)
+        _write(f"  {'in force' if state.is_in_force else 'not in force'}: {state.words}")
     return GOOD
 
 
 def _policy_document(config: Config) -> dict[str, Any]:
+    policy = config.policy
+    known = inforce.ask() if policy.rules else inforce.InForce()
+    states = [(rule, known.state_of(rule, policy)) for rule in policy.rules]
     return {
         "format": FORMAT,
         "command": "policy show",
@@ -96,13 +100,12 @@ def _policy_document(config: Config) -> dict[str, Any]:
             }
             for each in values_of(config)
         ],
-        "rules": [_rule_document(rule) for rule in config.policy.rules],
-        "rules_are_carried_out": False,
+        "rules": [
+            {"name": rule.name, "origin": rule.origin, **row_of(rule), **inforce.document_of(state)}
+            for rule, state in states
+        ],
+        "rules_are_carried_out": bool(states) and all(each.is_in_force for _, each in states),
     }
-
-
-def _rule_document(rule: Rule) -> dict[str, Any]:
-    return {"name": rule.name, "origin": rule.origin, **row_of(rule)}
 
 
 def run_explain(where: Where, question: Question, *, as_json: bool) -> int:
@@ -116,11 +119,14 @@ def run_explain(where: Where, question: Question, *, as_json: bool) -> int:
         sys.stderr.write(f"{str(error)[:1].upper()}{str(error)[1:]}.\n")
         return CANNOT_RUN
     decision = decide(config.policy.rules, asked.traffic)
+    state = None
+    if decision.winner is not None:
+        state = inforce.ask().state_of(decision.winner, config.policy)
     if as_json:
         head = {"format": FORMAT, "command": "policy explain"}
-        _write_document(head | document_of(asked, decision, config.policy))
+        _write_document(head | document_of(asked, decision, config.policy, state))
     else:
-        for line in lines_of(asked, decision, config.policy):
+        for line in lines_of(asked, decision, config.policy, state):
             _write(line)
     return NO_RULE if decision.winner is None else GOOD
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from openqwave.admission.rules import Conditions, Rule
-
-NOT_CARRIED_OUT: Final = (
-    "This version does not carry rules out: packets stay as programs made them, and rules are "
-    "matched by `qwave policy explain` only."
-)
 
 
 def doubts_about(rules: Sequence[Rule]) -> Iterator[tuple[str, str]]:

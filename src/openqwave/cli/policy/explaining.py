@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from openqwave.cli.policy.doubts import NOT_CARRIED_OUT
-from openqwave.service.rulefiles import row_of
+from openqwave.cli.policy import inforce
+from openqwave.cli.policy.inforce import dscp_of
+from openqwave.service.rulefiles import asks_of, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from openqwave.admission.policy import Policy
     from openqwave.admission.rules import Decision, Grant, Rule
+    from openqwave.cli.policy.inforce import State
     from openqwave.cli.policy.question import Asked
 
 _GRANTS = ("dscp", "traffic_type", "rate_kbps")
@@ -22,13 +24,21 @@ _GRANTS = ("dscp", "traffic_type", "rate_kbps")
 def rule_line(rule: Rule) -> str:
     """What a rule says, in one line."""
     row = row_of(rule)
-    asks = [f"{key} = {json.dumps(row[key])}" for key in row if key not in _GRANTS]
     gives = [f"{key} = {json.dumps(row[key])}" for key in row if key in _GRANTS]
-    return f"{', '.join(asks) or 'all traffic'} -> {', '.join(gives)}"
+    return f"{asks_of(rule)} -> {', '.join(gives)}"
 
 
-def lines_of(asked: Asked, decision: Decision, policy: Policy) -> Iterator[str]:
-    """The answer as people read it."""
+def lines_of(
+    asked: Asked, decision: Decision, policy: Policy, state: State | None
+) -> Iterator[str]:
+    """The answer as people read it.
+
+    Args:
+        asked: What was asked, with what is known of it.
+        decision: Which rule would hold.
+        policy: Has the marks of types.
+        state: How it stands with that rule; None where none would.
+    """
     program, traffic = asked.traffic.program, asked.traffic
     name = program.path or program.name or "?"
     process = "" if asked.pid is None else f"process {asked.pid}, "
@@ -47,16 +57,18 @@ def lines_of(asked: Asked, decision: Decision, policy: Policy) -> Iterator[str]:
         yield f"  {winner.origin}"
         yield f"  {rule_line(winner)}"
         yield f"  its packets would carry {_marks_in_words(winner.grant, policy)}"
+    if state is not None:
+        yield f"  {'in force' if state.is_in_force else 'not in force'}: {state.words}"
     for loser in decision.losers:
         verb = "is for this traffic, too, but" if loser.matches else "is not for this traffic:"
         yield f"Rule {loser.rule.name!r} {verb} {loser.reason}."
         yield f"  {loser.rule.origin}"
-    yield ""
-    yield NOT_CARRIED_OUT
 
 
-def document_of(asked: Asked, decision: Decision, policy: Policy) -> dict[str, Any]:
-    """The answer as JSON."""
+def document_of(
+    asked: Asked, decision: Decision, policy: Policy, state: State | None
+) -> dict[str, Any]:
+    """The answer as JSON; see `lines_of`."""
     traffic, program, winner = asked.traffic, asked.traffic.program, decision.winner
     return {
         "pid": asked.pid,
@@ -77,7 +89,8 @@ def document_of(asked: Asked, decision: Decision, policy: Policy) -> dict[str, A
             "name": winner.name,
             "origin": winner.origin,
             "rule": row_of(winner),
-            "dscp": _dscp(winner.grant, policy),
+            "dscp": dscp_of(winner.grant, policy),
+            **({} if state is None else inforce.document_of(state)),
         },
         "reason": decision.reason,
         "losers": [
@@ -89,19 +102,12 @@ def document_of(asked: Asked, decision: Decision, policy: Policy) -> dict[str, A
             }
             for loser in decision.losers
         ],
-        "rules_are_carried_out": False,
+        "rules_are_carried_out": state is not None and state.is_in_force,
     }
 
 
-def _dscp(grant: Grant, policy: Policy) -> int | None:
-    """The code point that a grant amounts to; None leaves packets as they are."""
-    if grant.dscp is not None or grant.traffic_type is None:
-        return grant.dscp
-    return policy.dscp_of(grant.traffic_type)
-
-
 def _marks_in_words(grant: Grant, policy: Policy) -> str:
-    dscp = _dscp(grant, policy)
+    dscp = dscp_of(grant, policy)
     return "what the program gives them" if dscp is None else f"DSCP {dscp}"
 
 

@@ -137,7 +137,7 @@ def explain(
 ) -> None:
     """Say which rule would hold for a program's traffic, and why no other one.
 
-    One rule at most does. This version does not carry rules out: it only says which would hold.
+    One rule at most does. The service carries it out, where one runs: whether it does is told, too.
 
     Exit status: 0 if a rule would hold; 3 if none; 1 if the service would refuse the files; 2 if
     there is no such process.
