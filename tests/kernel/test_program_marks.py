@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -152,6 +154,14 @@ def are_over(sent: Sequence[Arrived]) -> bool:
     return any(each & FIN for each in flags[:-1]) and flags[-1] == ACK
 
 
+def has_ended(sent: Sequence[Arrived]) -> bool:
+    return any(flags_of(packet) & FIN for packet in sent)
+
+
+def was_reset(sent: Sequence[Arrived]) -> bool:
+    return any(flags_of(packet) & RST for packet in sent)
+
+
 @FAMILIES
 def test_a_connection_from_its_first_packet_to_the_last_without_a_socket(
     pair: tuple[Host, Host], marks: Marking, wire: Wire, run: Group, family: str
@@ -229,11 +239,16 @@ def test_a_reset(
             if is_read:
                 assert peer.recv(1) == b""
                 peer.sendall(b"too late")
-            sent = until(
-                wire, lambda sent: bool(sent) and bool(flags_of(sent[-1]) & RST), is_of_20000
-            )
+            sent = until(wire, was_reset, is_of_20000)
     assert any(flags_of(packet) & FIN for packet in sent) == is_read
     assert {packet.dscp for packet in sent} == {46}
+
+
+def states_of(port: int) -> set[str]:
+    """The states of the connections from a port, as the kernel lists them: 04 for FIN_WAIT1."""
+    lines = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return {state for _, local, _, state, *_ in fields if local.endswith(f":{port:04X}")}
 
 
 def test_the_same_ports_in_other_hands(
@@ -255,21 +270,50 @@ def test_the_same_ports_in_other_hands(
                 f"s.connect(({right.ipv4!r}, 20_000))",
             )
             peer, _ = listener.accept()
-            # Reset by the far end, so that no side remembers it, once it has sent a FIN.
-            agent.tell("s.shutdown(socket.SHUT_WR)")
-            assert peer.recv(1) == b""
-            if agent is ours:
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            peer.close()
-            sent = until(
-                wire,
-                lambda sent: any(flags_of(each) & FIN for each in sent),
-                is_of_20000,
-            )
-            agent.tell("s.close()")
-            if agent is others:
-                sent += until(wire, bool, is_of_20000)
+            with peer:
+                agent.tell("s.shutdown(socket.SHUT_WR)" if agent is ours else "s.close()")
+                assert peer.recv(1) == b""
+                # Acknowledged by itself: the next packet is for a connection without a socket.
+                while left.run(states_of, 30_000) & {"04"}:
+                    time.sleep(0.01)
+                if agent is ours:
+                    # Reset by the far end, so that no side remembers the connection.
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
+            is_over = has_ended if agent is ours else are_over
+            sent = until(wire, is_over, is_of_20000)
             assert {packet.dscp for packet in sent} == {dscp}
+
+
+def test_stray_packets_are_answered_for_the_connection_that_was(
+    pair: tuple[Host, Host], marks: Marking, wire: Wire, run: Group
+) -> None:
+    left, right = pair
+    agent = Agent(left, run)
+    marks.run(run)
+    with right.enter():
+        listener = socket.create_server((right.ipv4, 20_000))
+        stray = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    with listener, stray:
+        listener.settimeout(10)
+        agent.tell(f"s = socket.create_connection(({right.ipv4!r}, 20_000))")
+        peer, (_, port) = listener.accept()
+        with peer:
+            peer.sendall(b"never read")
+            agent.tell("s.recv(1, socket.MSG_PEEK)", "s.close()")
+            until(wire, was_reset, is_of_20000)
+        for known, dscp in ((port, 46), (port ^ 1, 0)):
+            stray.sendto(segment(right.ipv4, left.ipv4, 20_000, known), (left.ipv4, 0))
+            (reset,) = until(wire, bool, is_of_20000)
+            assert (flags_of(reset), reset.dscp) == (RST, dscp)
+
+
+def segment(source: str, destination: str, port: int, to: int) -> bytes:
+    """An acknowledgement of TCP, of something that was never sent."""
+    head = struct.pack("!HHIIBBHHH", port, to, 1, 1, 5 << 4, ACK, 1_000, 0, 0)
+    ends = ip_address(source).packed + ip_address(destination).packed
+    total = sum(struct.unpack("!16H", ends + struct.pack("!HH", socket.IPPROTO_TCP, 20) + head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:16] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[18:]
 
 
 # -- sockets that were there before ------------------------------------------------------------
