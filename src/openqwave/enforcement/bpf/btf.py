@@ -41,6 +41,8 @@ _MOST_KIND: Final = 19
 _OFFSET_BITS: Final = 24
 # The kernel nests unnamed structures three deep.
 _MOST_NESTED: Final = 8
+# Members that are looked at for one field. The kernel's largest structure has 300.
+_MOST_MEMBERS: Final = 100_000
 # More than any kernel has: twenty times.
 _MOST_BYTES: Final = 100 << 20
 
@@ -117,6 +119,7 @@ class _Types:
     def __init__(self, words: memoryview, names: bytes) -> None:
         self._words = words
         self._names = names
+        self._left = 0
         # Number 0 is void.
         self._places = [-1, *_walk(words)]
         # Drivers may have one of the same name.
@@ -129,6 +132,7 @@ class _Types:
         structure, member = self._name_at(field.structure), self._name_at(field.member)
         if not structure or not member:
             return None
+        self._left = _MOST_MEMBERS
         for at in self._structures.get(structure, ()):
             bits = self._find(at, member, _MOST_NESTED)
             if bits is not None and not bits % 8:
@@ -143,6 +147,9 @@ class _Types:
         """Where a member is in the structure or union at a place, in bits."""
         words = self._words
         info = words[at + 1]
+        self._left -= info & 0xFFFF
+        if self._left < 0 or depth < 0:
+            raise BrokenTypes("the kernel's types are nested without an end")
         mask = (1 << _OFFSET_BITS) - 1 if info >> 31 else 0xFFFF_FFFF
         for member in range(info & 0xFFFF):
             begin = at + _TYPE_WORDS + member * _MEMBER_WORDS
@@ -151,8 +158,6 @@ class _Types:
                 return bits
             inner = None if words[begin] else self._unnamed(words[begin + 1])
             if inner is not None:
-                if not depth:
-                    raise BrokenTypes("the kernel's types are nested without an end")
                 below = self._find(inner, name, depth - 1)
                 if below is not None:
                     return bits + below
