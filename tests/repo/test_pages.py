@@ -18,7 +18,7 @@ import pytest
 from docs.made.commands import Command, commands
 from openqwave.service.config import load
 from openqwave.service.metrics.catalogue import METRICS
-from tests.pages import ROOT, Block, blocks, pages, text_of
+from tests.pages import ROOT, Block, blocks, is_as_shown, pages, text_of
 
 # What can be run, in any way. Configuration, JSON and YAML are read by tests below.
 RUNNABLE = ("python", "sh", "console", "c", "bash")
@@ -189,6 +189,33 @@ def test_commands_take_what_pages_say(page: str, line: str) -> None:
 
 def test_there_are_command_lines() -> None:
     assert len(command_lines()) > 60
+
+
+# -- how sessions are compared -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown", "is_same"),
+    [
+        ("a 1\nb\n", ["a 1", "b"], True),
+        ("a 1\nb\n", ["a 1"], False),
+        ("a 1\n", ["a 1", "b"], False),
+        ("a  1 \n\nb\n", ["a 1", "b"], True),
+        ("a 1\nb\nc\n", ["a 1", "..."], True),
+        ("a 1\nb\nc\n", ["...", "c"], True),
+        ("c\n", ["...", "c"], True),
+        ("xc\n", ["...", "c"], False),
+        ("", ["..."], True),
+        ("", [], True),
+        ("x\n", [], False),
+        ("a x b\n", ["a ... b"], True),
+        ("a x\n b\n", ["a ... b"], False),
+        ("a 5\nb\nc\n", ["a 9", "...", "c"], True),
+        ("a 5\nb\nc\n", ["b 9", "...", "c"], False),
+    ],
+)
+def test_what_is_as_shown(printed: str, shown: list[str], is_same: bool) -> None:
+    assert is_as_shown(printed, shown, [(r"[59]", "NUMBER")]) == is_same
 
 
 # -- what is read ---------------------------------------------------------------------------
