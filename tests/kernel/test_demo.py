@@ -15,7 +15,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,17 @@ from openqwave.cli.demo import figures
 from openqwave.cli.demo.command import Options, run_demo
 from openqwave.lab import namespaces
 from tests.kernel import nobody
+from tests.kernel.demo_stage import (
+    TIMEOUT_S,
+    assert_chart,
+    assert_interruption_leaves_nothing,
+)
 
 pytestmark = pytest.mark.kernel
 
 COMMAND = [sys.executable, "-m", "openqwave.cli", "demo"]
-# A shell's background job is born ignoring SIGINT, and so is what it starts.
-INTERRUPTIBLE = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from openqwave.cli.main import run
-run()
-"""
-TIMEOUT_S = 60.0
 # Two halves of a second have 800 packets of the stream each.
 SHORT = ["--seconds", "1"]
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -112,14 +107,8 @@ def test_the_chart_is_a_picture(ran: subprocess.CompletedProcess[str], chart: Pa
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
     assert json.loads(ran.stdout)["chart"] == str(chart)
-    data = chart.read_bytes()
-    assert data.startswith(PNG)
-    # The first chunk, IHDR, begins with width and height.
-    width, height = struct.unpack_from("!II", data, len(PNG) + 8)
-    assert 1000 <= width <= 4000
-    assert 600 <= height <= 3000
     # An empty pair of axes is some 20 kB.
-    assert 50_000 < len(data) < 5_000_000
+    assert_chart(chart)
 
 
 def test_plain_output_is_plain(tmp_path: Path) -> None:
@@ -266,69 +255,19 @@ def test_without_matplotlib_there_is_no_chart(
 # ---- Ctrl-C
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the processes that have some process as their parent."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # After the name in brackets: state, parent.
-            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:  # Gone meanwhile.
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
-
-
-def users(inodes: set[int]) -> Iterator[Path]:
-    """Find the tasks that are in one of some network namespaces."""
-    names = {f"net:[{inode}]" for inode in inodes}
-    for path in Path("/proc").glob("[0-9]*/task/[0-9]*/ns/net"):
-        try:
-            if os.readlink(path) in names:
-                yield path
-        except OSError:  # Gone meanwhile, or another user's.
-            continue
-
-
 @pytest.mark.parametrize(
     ("number", "to_group"),
     [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)],
 )
 def test_an_interruption_leaves_nothing(number: signal.Signals, to_group: bool) -> None:
-    with ExitStack() as resources:
-        process = resources.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-c", INTERRUPTIBLE, "demo", "--seconds", "30"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        resources.callback(process.kill)
-        assert process.stdout is not None
-        # It runs when it says so.
-        assert "without a flow" in process.stdout.readline()
-        children = descendants(process.pid)
-        assert len(children) == 4, "two senders and two receivers"
-        ends = [os.pidfd_open(child) for child in children]
-        for end in ends:
-            resources.callback(os.close, end)
-        inodes = {Path(f"/proc/{child}/ns/net").stat().st_ino for child in children}
-        assert len(inodes) == 2
-        assert any(users(inodes))
-
-        if to_group:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        _, errors = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 128 + number
-        assert errors == "Interrupted; everything is taken down.\n"
-        for end in ends:
-            assert select.select([end], [], [], 0)[0], "a child lives on"
-        assert list(users(inodes)) == []
+    # Two senders and two receivers.
+    assert_interruption_leaves_nothing(
+        ["demo", "--seconds", "30"],
+        number,
+        lines=["without a flow"],
+        children=4,
+        to_group=to_group,
+    )
 
 
 # ---- Without root

@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import select
 import signal
-import struct
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,11 @@ import pytest
 
 from openqwave.cli.demo.probe.command import Options, run_demo
 from openqwave.lab import taps
-from tests.kernel.test_demo import descendants, users
+from tests.kernel.demo_stage import (
+    TIMEOUT_S,
+    assert_chart,
+    assert_interruption_leaves_nothing,
+)
 
 pytestmark = [
     pytest.mark.kernel,
@@ -27,16 +28,7 @@ pytestmark = [
     ),
 ]
 
-TIMEOUT_S = 100.0
-PNG = b"\x89PNG\r\n\x1a\n"
 MBPS = 1_000_000
-# A shell's background job is born ignoring SIGINT, and so is what it starts.
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from openqwave.cli.main import run
-run()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +118,8 @@ def test_the_chart_is_a_picture(told: dict[str, Any], chart: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
     assert told["chart"] == str(chart)
-    data = chart.read_bytes()
-    assert data.startswith(PNG)
-    # The first chunk, IHDR, begins with width and height.
-    width, height = struct.unpack_from("!II", data, len(PNG) + 8)
-    assert 1000 <= width <= 4000
-    assert 600 <= height <= 3000
     # Nine empty panels are some 60 kB.
-    assert 80_000 < len(data) < 5_000_000
+    assert_chart(chart, 80_000)
 
 
 # ---- What it leaves
@@ -141,36 +127,10 @@ def test_the_chart_is_a_picture(told: dict[str, Any], chart: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(number: signal.Signals) -> None:
-    with ExitStack() as resources:
-        process = resources.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-c", INTERRUPTIBLE, "demo", "probe"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        resources.callback(process.kill)
-        assert process.stdout is not None
-        # It measures when it says so.
-        assert "20 Mbit/s, half of it used by others:" in process.stdout.readline()
-        assert " s  " in process.stdout.readline()
-        children = descendants(process.pid)
-        assert len(children) == 3, "a link, a sink and a probe"
-        ends = [os.pidfd_open(child) for child in children]
-        for end in ends:
-            resources.callback(os.close, end)
-        inodes = {Path(f"/proc/{child}/ns/net").stat().st_ino for child in children}
-        assert len(inodes) == 2
-
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 128 + number
-        assert errors == "Interrupted; everything is taken down.\n"
-        for end in ends:
-            assert select.select([end], [], [], 0)[0], "a child lives on"
-        assert list(users(inodes)) == []
+    # It measures when it says so.
+    lines = ["20 Mbit/s, half of it used by others:", " s  "]
+    # A link, a sink and a probe.
+    assert_interruption_leaves_nothing(["demo", "probe"], number, lines=lines, children=3)
 
 
 @pytest.mark.usefixtures("fd_guard")
