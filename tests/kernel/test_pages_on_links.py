@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from openqwave.drivers.filters import Filters
+from openqwave.drivers.netlink import Netlink
+from openqwave.drivers.qdiscs import Qdiscs
+from openqwave.enforcement.bpf.attachment import NAME_WITH_CLSACT, PRIORITY
+from openqwave.enforcement.bpf.program import EgressProgram, Sizes
+from openqwave.enforcement.shaping.queues import OUR_ROOT
 from openqwave.lab import taps
 from openqwave.lab.shape import Bottleneck
+from tests.kernel.egress_stage import may_use_bpf
 from tests.kernel.qwave import TIMEOUT_S, Sink
 from tests.pages import blocks
 
@@ -25,6 +33,8 @@ pytestmark = pytest.mark.kernel
 
 RATE_BPS = 20_000_000
 PORT = 6_000
+# Ordinary users do not look everywhere.
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 TAKER = f"""
 import socket
 with socket.create_server(("", {PORT})) as server:
@@ -82,6 +92,49 @@ def test_a_rate_that_is_not_granted(lab: Lab) -> None:
     granted_bps, rate_bps = json.loads(rates)
     assert granted_bps == rate_bps
     assert 0 < granted_bps < RATE_BPS
+
+
+@pytest.mark.skipif(not may_use_bpf(), reason="BPF wants root of the first user namespace")
+def test_what_a_crash_has_left_is_taken_away_by_hand(pair: tuple[Host, Host]) -> None:
+    near, _ = pair
+    (block,) = blocks("docs/data-plane.md", "sh")
+    if shutil.which("nft", path=PATH) is None:
+        pytest.skip("needs nft (scripts/tools.sh installs it where it can)")
+    index, name = near.interface.index, near.interface.name
+
+    def state() -> str:
+        shown = (
+            f"tc qdisc show dev {name}",
+            f"tc filter show dev {name} egress",
+            "nft list tables",
+        )
+        return "".join(typed(line) for line in shown)
+
+    with near.enter(), Netlink(socket.NETLINK_ROUTE) as netlink:
+        before = state()
+        with EgressProgram.load(Sizes(16, 16, 16, 16, 16)) as program:
+            Filters(netlink).add_with_clsact(
+                index, program.programs.egress, NAME_WITH_CLSACT, PRIORITY
+            )
+        Qdiscs(netlink).install_htb(index, OUR_ROOT, 14)
+        typed("nft add table inet openqwave")
+        assert state() != before
+        for line in block.text.splitlines():
+            typed(line.replace("eth0", name))
+        assert state() == before
+
+
+def typed(line: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", line],  # noqa: S607 - whichever is here
+        env={**os.environ, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), line
+    return done.stdout
 
 
 def test_a_lab(lab: Lab) -> None:

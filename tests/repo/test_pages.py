@@ -47,6 +47,9 @@ READ = {
     ("docs/control-protocol.md", "#include <stdio.h>"): (
         "unit/test_ipc_page.py::test_the_program_in_c"
     ),
+    ("docs/data-plane.md", "tc filter del dev eth0"): (
+        "kernel/test_pages_on_links.py::test_what_a_crash_has_left_is_taken_away_by_hand"
+    ),
     ("docs/doctor.md", "qwave doctor --json | jq"): "unit/test_pages_piped.py::test_doctor",
     ("docs/lab.md", "from openqwave.lab.topology import Lab"): (
         "kernel/test_pages_on_links.py::test_a_lab"
@@ -90,7 +93,6 @@ LIKEWISE = {
 NOT_RUN = {
     ("docs/accuracy.md", "make bench-paths"): "takes 20 minutes and a quiet machine",
     ("docs/congestion-bench.md", "make bench-congestion"): "takes 15 minutes and a quiet machine",
-    ("docs/data-plane.md", "tc filter del dev eth0"): "takes away what a crash on eth0 has left",
     ("docs/kernels.md", "make test-kernel"): "builds a kernel first; it runs tests itself",
     ("docs/kernels.md", ".venv/bin/python -m tests.other_kernel run"): "likewise",
 }
