@@ -10,12 +10,16 @@ import ast
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from docs.made.commands import Command, commands
+from docs.made.manual import manual
 from openqwave.service.config import load
 from openqwave.service.metrics.catalogue import METRICS
 from tests.pages import ROOT, Block, blocks, is_as_shown, pages, text_of
@@ -59,6 +63,10 @@ READ = {
     ),
     ("docs/metrics.md", "curl http://"): "kernel/test_pages_typed.py::test_a_service_by_hand",
     ("docs/overview.md", "qwave flows --json | jq"): "unit/test_pages_piped.py::test_flows",
+    (
+        "docs/pages.md",
+        ".venv/bin/python -m docs.made",
+    ): "repo/test_pages.py::test_the_manual_is_made",
     ("docs/refusals.md", "import openqwave as qw"): (
         "kernel/test_pages_on_links.py::test_a_rate_that_is_not_granted"
     ),
@@ -191,6 +199,27 @@ def test_commands_take_what_pages_say(page: str, line: str) -> None:
 
 def test_there_are_command_lines() -> None:
     assert len(command_lines()) > 60
+
+
+def test_the_manual_is_made(tmp_path: Path) -> None:
+    (block,) = blocks("docs/pages.md", "sh")
+    # In a copy, so that what is kept here is not changed by being tested.
+    for name in ("docs/made", "src/openqwave/service/packaging/man"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "packaging").symlink_to("src/openqwave/service/packaging")
+    page = tmp_path / "packaging/man/qwave.1"
+    page.unlink()
+    command = block.text.replace(".venv/bin/python", shlex.quote(sys.executable))
+    done = subprocess.run(
+        ["sh", "-c", command],  # noqa: S607 - as people do
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert page.read_text(encoding="utf-8") == manual()
 
 
 # -- how sessions are compared -------------------------------------------------------------
