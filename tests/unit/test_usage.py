@@ -18,6 +18,7 @@ from openqwave.subsystem.flows import Flow, Marking, plain_settings
 from openqwave.subsystem.path import Path
 from openqwave.subsystem.paths import Paths
 from openqwave.subsystem.pending import PendingRequests
+from openqwave.subsystem.quotas import Quotas
 from openqwave.subsystem.registry import Registry
 from openqwave.subsystem.timers import Timers
 from openqwave.subsystem.usage import LEAST_NS, LONGEST_NS, LinkLoad, Usage
@@ -51,7 +52,8 @@ class Counted:
         self.registry = Registry(policy, 1)
         self.ledger = Ledger()
         pending, timers = PendingRequests(), Timers()
-        self.paths = Paths(self.registry, pending, self.ledger, timers, policy.experiments)
+        quotas = Quotas(self.registry, self.ledger, policy.limits)
+        self.paths = Paths(self.registry, pending, self.ledger, quotas, timers, policy.experiments)
         self.usage = Usage(self.registry, self.paths, self.ledger)
         self._handle = self.registry.open_handle(OWNER)
         self.sends: dict[int, int] = {}

@@ -124,10 +124,12 @@ class Quote:
     Attributes:
         promises: One for each link; none if nothing was known of the path.
         until_ns: The last moment at which it is honoured.
+        capacity_bps: What the path was measured to carry then; None if unknown.
     """
 
     promises: tuple[Promise, ...]
     until_ns: int
+    capacity_bps: int | None = None
 
 
 class Ledger:
@@ -266,8 +268,16 @@ class Ledger:
             return held_bps
         return None if rate_bps <= most_bps else max(most_bps, held_bps)
 
-    def quote(self, links: tuple[Link, ...], *, now_ns: int) -> Quote:
-        """What is free now, promised for `QUOTE_NS`; nothing while the path is not known."""
+    def quote(
+        self, links: tuple[Link, ...], *, now_ns: int, capacity_bps: int | None = None
+    ) -> Quote:
+        """What is free now, promised for `QUOTE_NS`; nothing while the path is not known.
+
+        Args:
+            links: Of what.
+            now_ns: The time.
+            capacity_bps: What the path was measured to carry; only kept.
+        """
         promises: list[Promise] = []
         for link in links:
             page = self._pages.get(link)
@@ -278,7 +288,7 @@ class Ledger:
                 promises.append(Promise(link, None, 0, 0))
             else:
                 break
-        return Quote(tuple(promises), now_ns + QUOTE_NS)
+        return Quote(tuple(promises), now_ns + QUOTE_NS, capacity_bps)
 
     def _quoted_bps(self, link: Link, quote: Quote) -> int | None:
         """What is spare of a link, or was promised of it and not granted since."""

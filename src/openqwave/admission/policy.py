@@ -92,6 +92,9 @@ class Limits:
 
     The numbers are far above what any known program holds (one handle and one flow per
     peer) and far below what would be felt: a flow costs about a kilobyte.
+
+    Those of users are not for administrators, who may change them. Contracts are limited only where
+    the administrator says so: None is no limit.
     """
 
     handles: int = 256
@@ -103,8 +106,28 @@ class Limits:
     # A quarter of what the kernel's tables have room for (`openqwave.enforcement.wishes`), so that
     # one program alone does not have others refused.
     destinations: int = 32_768
+    # Of all processes of a user: half of what the tables have room for, so that nobody alone, with
+    # however many programs, has others refused.
+    flows_per_user: int = 32_768
+    destinations_per_user: int = 65_536
     # Programs of a user that are spoken for (`qwave run`), each of which has a cgroup.
     runs_per_user: int = 256
+    # What contracts may hold together: those of a user, those towards one far host, as a rate and
+    # as a share of what its path carries, and those that leave by one interface, of its speed;
+    # shares are of a million.
+    contracts_per_user_bps: int | None = None
+    contracts_per_host_bps: int | None = None
+    contracts_per_host_ppm: int | None = None
+    contracts_per_interface_ppm: int | None = None
+
+    @property
+    def are_for_paths(self) -> bool:
+        """Is anything limited of hosts or interfaces?"""
+        return not (
+            self.contracts_per_host_bps is None
+            and self.contracts_per_host_ppm is None
+            and self.contracts_per_interface_ppm is None
+        )
 
 
 @dataclass(frozen=True, slots=True)

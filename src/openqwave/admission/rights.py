@@ -37,6 +37,15 @@ class Credentials:
         return self.effective_uid == 0 or self.has_net_admin
 
 
+def limited_user(effective_uid: int, *, has_net_admin: bool) -> int | None:
+    """The user whose limits hold for a caller; None for an administrator.
+
+    As with the kernel's own limits of this kind (RLIMIT_NPROC, quotas of disks): they keep users
+    from taking what others need, and an administrator could lift them.
+    """
+    return None if effective_uid == 0 or has_net_admin else effective_uid
+
+
 def refuse_exact_dscp(caller: Credentials, policy: Policy) -> Refusal | None:
     """May the caller choose code points itself? None means yes."""
     if caller.is_administrator or policy.operators_group in caller.groups:

@@ -72,11 +72,12 @@ class Runtime(Steps):
         """Has anybody a handle?"""
         return self._open_handles > 0
 
-    def open_handle_for(self, owner: int) -> int | Refusal:
+    def open_handle_for(self, owner: int, uid: int | None = None) -> int | Refusal:
         """A new handle's id, or ERROR_NO_SYSTEM_RESOURCES.
 
         Args:
             owner: The process whose handle it is.
+            uid: The user whose limits hold for it; None for none.
         """
         if not self.belongs_here():
             return WRONG_PROCESS
@@ -85,7 +86,7 @@ class Runtime(Steps):
             with self._lock:
                 # A sleep before the handle was opened is none of its business.
                 self._notice_sleep(*self._clock.read(), others)
-                handle_id = self._engine.open_handle(owner)
+                handle_id = self._engine.open_handle(owner, uid)
                 if not isinstance(handle_id, Refusal):
                     self._open_handles += 1
                     if self._open_handles == 1:

@@ -18,6 +18,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from openqwave.admission.rights import limited_user
 from openqwave.drivers.passing import descriptors_in
 from openqwave.drivers.processes import peer_ids
 from openqwave.drivers.sockets import own_namespace
@@ -195,13 +196,14 @@ class Peer:
 
     def _open(self, hello: ms.Hello) -> None:
         try:
-            self._identity = identify(self.sock, self.process)
+            self._identity = identity = identify(self.sock, self.process)
         except OSError as error:
             self._around.note("connections that failed", self, str(error))
             self.is_over = True
             return
         self.program = hello.program
-        handle_id = self._around.runtime.open_handle_for(self.owner)
+        user = limited_user(identity.uid, has_net_admin=identity.has_net_admin)
+        handle_id = self._around.runtime.open_handle_for(self.owner, user)
         if isinstance(handle_id, Refusal):
             self._around.note("too many handles", self, handle_id.detail)
             self.refuse(handle_id, hello)

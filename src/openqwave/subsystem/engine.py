@@ -47,6 +47,7 @@ from openqwave.subsystem.notices import ABORTED, RETRY, Notices, unmeasurable
 from openqwave.subsystem.path import Path
 from openqwave.subsystem.paths import Paths
 from openqwave.subsystem.pending import WANT_OF, Pending, PendingRequests, Want
+from openqwave.subsystem.quotas import Quotas
 from openqwave.subsystem.registry import Handle, Registry
 from openqwave.subsystem.remarking import Remarking
 from openqwave.subsystem.timers import Timers
@@ -129,10 +130,16 @@ class Engine:
         self._ledger = Ledger()
         self._timers = Timers()
         self._pending = PendingRequests()
+        self._quotas = Quotas(self._registry, self._ledger, policy.limits)
         self._paths = Paths(
-            self._registry, self._pending, self._ledger, self._timers, policy.experiments
+            self._registry,
+            self._pending,
+            self._ledger,
+            self._quotas,
+            self._timers,
+            policy.experiments,
         )
-        self._notices = Notices(self._paths, self._ledger)
+        self._notices = Notices(self._paths, self._ledger, self._quotas)
         self._tracking = Tracking(self._notices, self._paths, policy)
         self._usage = Usage(self._registry, self._paths, self._ledger)
         self._remarking = Remarking(self._registry)
@@ -154,20 +161,20 @@ class Engine:
 
     # -- inputs ---------------------------------------------------------------------
 
-    def open_handle(self, owner: int) -> int | Refusal:
+    def open_handle(self, owner: int, uid: int | None = None) -> int | Refusal:
         """Begin a client's connection.
 
         Args:
             owner: The process, as the driver names it.
+            uid: The user whose limits hold for it; None for none, as for administrators.
 
         Returns:
             The handle's id, or ERROR_NO_SYSTEM_RESOURCES.
         """
-        if self._registry.holdings_of(owner).handles >= self._policy.limits.handles:
-            return _no(
-                ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                f"this process holds {self._policy.limits.handles} handles already; close some",
-            )
+        refusal = self._quotas.refuse_handle(owner)
+        if refusal is not None:
+            return refusal
+        self._quotas.join(owner, uid)
         return self._registry.open_handle(owner).handle_id
 
     def receive_request(
@@ -329,6 +336,7 @@ class Engine:
         self._tracking.obey(policy)
         self._views.obey(policy)
         self._paths.obey(policy.experiments)
+        self._quotas.obey(policy.limits, self._paths)
         self._remarking.begin()
         for path in self._paths.all():
             self._give_turns(path)
@@ -415,6 +423,7 @@ class Engine:
             + self._pending.entry_count
             + self._usage.entry_count
             + self._ledger.entry_count
+            + self._quotas.entry_count
             + self._remarking.entry_count
             + len(self._timers)
             + len(self._lost)
@@ -500,6 +509,11 @@ class Engine:
             The paths, and whether there are more after the last.
         """
         return self._views.path_tallies(after, limit)
+
+    @property
+    def limits_reached(self) -> dict[str, int]:
+        """How often each limit of the policy was in somebody's way, by its key."""
+        return dict(self._quotas.reached)
 
     @property
     def flow_count(self) -> int:
@@ -630,7 +644,7 @@ class Engine:
     def _end(self, flow: Flow) -> tuple[int, ...]:
         """End a flow; its waiting requests will be answered as aborted."""
         self._ending.append(flow)
-        if flow.is_adaptive:
+        if flow.is_adaptive or flow.held_bps:
             self._registry.journal.append(self._ledger.release(flow.flow_id))
         return self._registry.end_flow(flow)
 
@@ -748,29 +762,15 @@ class Engine:
             return flow.flow_id
         if request.route is not None:
             return request.route
-        limits, holdings = self._policy.limits, self._registry.holdings_of(handle.owner)
-        if holdings.destinations >= limits.destinations:
-            return _no(
-                ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                f"the flows of this process hold {limits.destinations} destinations already; "
-                "remove some",
-            )
+        refusal = self._quotas.refuse_destination(handle.owner, flow, facts.cookie)
+        if refusal is not None:
+            return refusal
         if flow is None:
-            if holdings.flows >= limits.flows:
-                return _no(
-                    ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                    f"this process holds {limits.flows} flows already; remove some",
-                )
             marking = Marking.UNADMITTED if request.is_adaptive else Marking.BY_TYPE
             flow = self._registry.new_flow(
                 handle,
                 plain_settings(request.traffic_type, marking),
                 is_adaptive=request.is_adaptive,
-            )
-        elif len(flow.sockets.get(facts.cookie, ())) >= limits.destinations_per_flow:
-            return _no(
-                ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                f"the flow holds {limits.destinations_per_flow} destinations of this socket",
             )
         if flow.is_adaptive:
             # It is so, whatever becomes of the flow, and holds for the one that it takes over.
@@ -853,9 +853,10 @@ class Engine:
             return verdict
         if not verdict:
             return None
-        if flow.is_adaptive:
-            links = self._paths.of_flow(flow).links
-            self._registry.journal.append(self._ledger.hold(flow.flow_id, links, rate_bps))
+        path = self._paths.of_flow(flow) if flow.is_adaptive else None
+        undo = self._quotas.hold(flow, path, rate_bps)
+        if undo is not None:
+            self._registry.journal.append(undo)
         if rate_bps == 0:
             return self._change(flow, flow.settings.without_contract(is_adaptive=flow.is_adaptive))
         contract = Contract(rate_bps, request.shaping, request.reason, request.is_self_paced)
@@ -879,8 +880,8 @@ class Engine:
         """May a process have one more request wait? None means yes."""
         if self._pending.count(owner) < self._policy.limits.pending_operations:
             return None
-        return _no(
-            ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many requests are pending; cancel some"
+        return self._quotas.refuse(
+            "pending_operations", "too many requests are pending; cancel some"
         )
 
     def _query(self, request_id: int, handle: Handle, request: rq.QueryFlow) -> _Outcome:
@@ -973,4 +974,5 @@ class Engine:
         self._tracking.let_go(handle, now_ns=self._now_ns)
         self._registry.journal.append(lambda: self._tracking.take_back(handle))
         self._registry.close_handle(handle)
+        self._quotas.leave(handle.owner)
         return _Change(tuple(cookies), None, is_final=True)

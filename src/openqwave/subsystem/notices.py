@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from openqwave.subsystem.path import Path
     from openqwave.subsystem.paths import Paths
     from openqwave.subsystem.pending import Pending
+    from openqwave.subsystem.quotas import Quotas
 
 ABORTED: Final = Refusal(
     ErrorCode.ERROR_OPERATION_ABORTED, "the operation was cancelled, or its flow or handle ended"
@@ -40,9 +41,10 @@ _NO_DATA: Final = Refusal(ErrorCode.ERROR_NO_DATA, "nothing is known of the path
 class Notices:
     """Answers from what is known; see the module's text."""
 
-    def __init__(self, paths: Paths, ledger: Ledger) -> None:
+    def __init__(self, paths: Paths, ledger: Ledger, quotas: Quotas) -> None:
         self._paths = paths
         self._ledger = ledger
+        self._quotas = quotas
 
     def refuse_waiting(self, flow: Flow) -> Refusal | None:
         """Could a condition on the flow's path ever be noticed? None means yes."""
@@ -70,9 +72,11 @@ class Notices:
                 path = self._paths.of_flow(flow)
                 # What is remembered of a path that is not measured now promises nothing.
                 spare_bps = None if path.obstacle else self._spare_bps(path, now_ns)
-                if spare_bps is None or pending.rate_bps - flow.held_bps > spare_bps:
+                if spare_bps is None:
                     return False
-                flow.quote = self._ledger.quote(path.links, now_ns=now_ns)
+                if pending.rate_bps - flow.held_bps > self._allowed(flow, path, spare_bps, now_ns):
+                    return False
+                self._quote(flow, path, now_ns)
                 return True
         return False
 
@@ -103,8 +107,17 @@ class Notices:
         if known.available_bps is None or spare_bps is None:
             return known
         if is_own:
-            flow.quote = self._ledger.quote(path.links, now_ns=now_ns)
-        return Fundamentals(known.bottleneck_bps, max(0, spare_bps), known.rtt_ns)
+            self._quote(flow, path, now_ns)
+        spare_bps = max(0, self._allowed(flow, path, spare_bps, now_ns))
+        return Fundamentals(known.bottleneck_bps, spare_bps, known.rtt_ns)
+
+    def _allowed(self, flow: Flow, path: Path, spare_bps: int, now_ns: int) -> int:
+        """What of that which is spare policy lets the flow have."""
+        room_bps = self._quotas.room_bps(flow, path, now_ns)
+        return spare_bps if room_bps is None else min(spare_bps, room_bps)
+
+    def _quote(self, flow: Flow, path: Path, now_ns: int) -> None:
+        flow.quote = self._ledger.quote(path.links, now_ns=now_ns, capacity_bps=path.capacity_bps)
 
     def status(self, flow: Flow, now_ns: int) -> PathStatus:
         """Everything that is believed of a flow's path; congested is also what the flow is."""
@@ -134,16 +147,22 @@ class Notices:
         )
 
     def judge_rate(self, flow: Flow, rate_bps: int, now_ns: int) -> Refusal | bool:
-        """Can the path carry a rate?
+        """May a flow have a rate, and can its path carry it?
 
         Returns:
             True: it can, or nobody can tell. False: it is not known yet. Else why not.
         """
-        if not flow.is_adaptive or rate_bps <= flow.held_bps:
+        if rate_bps <= flow.held_bps:
             return True
+        refusal = self._quotas.refuse_user(flow, rate_bps)
+        if refusal is not None or not flow.is_adaptive:
+            return refusal or True
         path = self._paths.of_flow(flow)
         if isinstance(path.obstacle, Refusal):
             return _of_the_host(path.obstacle)
+        refusal = self._quotas.refuse_path(flow, path, rate_bps, now_ns)
+        if refusal is not None:
+            return refusal
         if not path.is_measurable:
             return True
         if self._spare_bps(path, now_ns) is None:

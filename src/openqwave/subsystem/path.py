@@ -107,6 +107,11 @@ class Path:
         return self.view is not None or not isinstance(self.obstacle, Unmeasurable)
 
     @property
+    def capacity_bps(self) -> int | None:
+        """What it was measured to carry; None if unknown."""
+        return None if self.view is None else self.view.fundamentals.bottleneck_bps
+
+    @property
     def free_bps(self) -> int | None:
         """What of the path is free by its view and the last verdict."""
         known = None if self.view is None else self.view.fundamentals

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.subsystem.flows import Flow
     from openqwave.subsystem.pending import PendingRequests
+    from openqwave.subsystem.quotas import Quotas
     from openqwave.subsystem.registry import Registry
     from openqwave.subsystem.requests import Found
 
@@ -86,12 +87,14 @@ class Paths:
         registry: Registry,
         pending: PendingRequests,
         ledger: Ledger,
+        quotas: Quotas,
         timers: Timers,
         policy: Experiments,
     ) -> None:
         self._registry = registry
         self._pending = pending
         self._ledger = ledger
+        self._quotas = quotas
         self._timers = timers
         self._policy = policy
         self._paths: dict[Endpoint, Path] = {}
@@ -152,7 +155,7 @@ class Paths:
                 effects += self._stop(path)
                 self._forget_view(path)
             for flow in self._registry.flows_towards(path.host).values():
-                self._ledger.hold(flow.flow_id, path.links, flow.held_bps)
+                self._quotas.hold(flow, path, flow.held_bps)
             self._leave(before)
         elif path.view is None or path.facts is not None:
             # Nothing is begun again before there is a way that may be measured.
@@ -388,10 +391,7 @@ class Paths:
                 self._timers.set(IdleEnds(path.host), path.idle_ns + policy.warm_ns)
 
     def interrupt(self, paths: Iterable[Path], now_ns: int) -> list[Experiment]:
-        """Know nothing of some paths any more, and of none by what was found before now.
-
-        Nobody has an interest in them any more.
-        """
+        """Forget some paths, which nobody wants any more, and all that was found before now."""
         self._forgotten_ns = now_ns
         effects: list[Experiment] = []
         for path in paths:
