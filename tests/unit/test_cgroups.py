@@ -65,27 +65,39 @@ def test_where_a_group_is(mount: GroupMount, group: str, folder: str | None) -> 
 # -- groups, as folders are -----------------------------------------------------------
 
 
+def started(pid: int) -> int:
+    kin = families.look_up(pid)
+    assert kin is not None
+    return kin.started
+
+
 def test_one_that_is_made_tells_whom_for(tmp_path: Path) -> None:
-    with cgroups.make(tmp_path, "run", 4711) as group:
+    pid = os.getpid()
+    with cgroups.make(tmp_path, "run", pid) as group:
         assert group.path.parent == tmp_path
-        assert group.path.name.startswith("qwave-run-4711-")
+        assert group.path.name.startswith(f"qwave-run-{pid}-{started(pid)}-")
         assert cgroups.is_ours(group.path)
         assert os.fstat(group.fileno()).st_ino == group.path.stat().st_ino
         assert not os.get_inheritable(group.fileno())
     assert not cgroups.is_ours(tmp_path)
+    with pytest.raises(NoSuchProcess, match="there is no process 999999999"):
+        cgroups.make(tmp_path, "attach", 999_999_999)
 
 
 def test_what_was_left_is_swept_up(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = tmp_path / f"qwave-run-{gone.pid}-0123abcd"
-    attached = tmp_path / f"qwave-attach-{gone.pid}-0123abcd"
-    in_use = tmp_path / f"qwave-run-{gone.pid}-89abcdef"
-    own = tmp_path / f"qwave-run-{os.getpid()}-0123abcd"
+    pid = os.getpid()
+    left = tmp_path / f"qwave-run-{gone.pid}-17-0123abcd"
+    attached = tmp_path / f"qwave-attach-{gone.pid}-17-0123abcd"
+    # The number was given again, or means another one here.
+    of_another = tmp_path / f"qwave-run-{pid}-{started(pid) - 1}-0123abcd"
+    in_use = tmp_path / f"qwave-run-{gone.pid}-17-89abcdef"
+    own = tmp_path / f"qwave-run-{pid}-{started(pid)}-0123abcd"
     strange = tmp_path / "qwave-run-whatever"
-    for each in (left, attached, in_use / "somebody", own, strange):
+    for each in (left, attached, of_another, in_use / "somebody", own, strange):
         each.mkdir(parents=True)
-    with cgroups.make(tmp_path, "run", os.getpid()) as made:
+    with cgroups.make(tmp_path, "run", pid) as made:
         assert set(tmp_path.iterdir()) == {in_use, own, strange, made.path}
 
 
@@ -104,7 +116,7 @@ def test_a_group_that_is_in_use_is_not_removed(tmp_path: Path) -> None:
 
 def test_where_none_can_be_made_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(CgroupTrouble, match="removed meanwhile, try again"):
-        cgroups.make(tmp_path / "gone", "run", 1)
+        cgroups.make(tmp_path / "gone", "run", os.getpid())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +137,7 @@ def test_why_none_can_be_made(
 
     monkeypatch.setattr(Path, "mkdir", fail)
     with pytest.raises(kind, match=words) as raised:
-        cgroups.make(Path("/"), "run", 1)
+        cgroups.make(Path("/"), "run", os.getpid())
     assert type(raised.value) is kind
 
 
@@ -150,7 +162,7 @@ def test_why_a_process_is_not_moved(
     def fail(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    with cgroups.make(tmp_path, "run", 17) as group:
+    with cgroups.make(tmp_path, "run", os.getpid()) as group:
         (group.path / "cgroup.procs").touch()
         monkeypatch.setattr(os, "write", fail)
         with pytest.raises(kind, match=words) as raised:

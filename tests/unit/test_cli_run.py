@@ -50,7 +50,7 @@ class FakePrograms:
             raise self.refusal
         self.started.append(asked)
         self.seen.append(Path(os.readlink(f"/proc/self/fd/{cgroup}")))
-        return ms.StartedRun(run=7, dscp=56, words="marked by a program.", adopted=2)
+        return ms.StartedRun(run=7, dscp=56, words="a program: it marks", adopted=2)
 
     def end_run(self, run: int) -> None:
         if self.refusal is not None:
@@ -543,7 +543,7 @@ def test_a_process_is_attached_to(
         "name": "sleep",
         "pid": sleeper,
         "dscp": 56,
-        "words": "marked by a program.",
+        "words": "a program: it marks",
         "cgroup": str(group),
         "processes": [sleeper],
         "elsewhere": [],
@@ -561,7 +561,8 @@ def test_it_is_said_in_words(
     del programs, tree
     assert run_attach(sleeper, VOICE, as_json=False) == 0
     assert capsys.readouterr().out == (
-        "Run 7: 1 process of sleep, 2 sockets that were there before. marked by a program.\n"
+        "Run 7 of sleep: 1 process, 2 sockets that were there before, DSCP 56.\n"
+        "By a program: it marks.\n"
         "`qwave attach --end 7` ends it.\n"
     )
 
@@ -641,7 +642,7 @@ def test_an_end_after_everybody_has_gone(
 ) -> None:
     del tree
     programs.rows = [
-        ms.ProgramRow(kind="run", number=7, name="x", cgroup="/own/qwave-run-1-0123abcd")
+        ms.ProgramRow(kind="run", number=7, name="x", cgroup="/own/qwave-run-1-17-0123abcd")
     ]
     assert run_end(7, as_json=True) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -683,7 +684,7 @@ def gathering_of(
 ) -> Callable[[Callable[[], list[int]]], gathering.Gathered]:
     def call(family: Callable[[], list[int]]) -> gathering.Gathered:
         monkeypatch.setattr(gathering, "family_of", lambda _: family())
-        with cgroups.make(tree.root, "attach", 100) as group:
+        with cgroups.make(tree.root, "attach", os.getpid()) as group:
             return gather(GroupMount("/", "/"), group, tree.root, 100)
 
     return call

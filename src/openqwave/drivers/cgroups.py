@@ -28,6 +28,7 @@ import secrets
 from pathlib import Path
 from typing import Final, Self
 
+from openqwave.drivers.families import look_up
 from openqwave.model.cgroups import GroupMount, group_mount
 
 _MOUNTS: Final = "/proc/self/mountinfo"
@@ -36,8 +37,9 @@ _UNIFIED: Final = "0::"
 _DELETED: Final = " (deleted)"
 _PROCESSES: Final = "cgroup.procs"
 
-# What was made for a command, or for a process that ran already; and which one.
-_OURS: Final = re.compile(r"qwave-(?:run|attach)-(?P<pid>\d{1,10})-[0-9a-f]{8}")
+# What was made for a command, or for a process that ran already; and for which one: its number, and
+# when it was started, because numbers are given again, and mean others in a container.
+_OURS: Final = re.compile(r"qwave-(?:run|attach)-(?P<pid>\d{1,10})-(?P<start>\d{1,20})-[0-9a-f]{8}")
 _TELLING_BYTES: Final = 4
 
 _MOUNT_ONE: Final = (
@@ -173,11 +175,15 @@ def make(parent: Path, kind: str, pid: int) -> Group:
         pid: Whom it is for.
 
     Raises:
+        NoSuchProcess: It has ended.
         NotAllowed: This user may not.
         CgroupTrouble: The kernel makes none.
     """
     sweep(parent)
-    path = parent / f"qwave-{kind}-{pid}-{secrets.token_hex(_TELLING_BYTES)}"
+    kin = look_up(pid)
+    if kin is None:
+        raise NoSuchProcess(f"there is no process {pid}")
+    path = parent / f"qwave-{kind}-{pid}-{kin.started}-{secrets.token_hex(_TELLING_BYTES)}"
     try:
         path.mkdir()
     except OSError as error:
@@ -202,8 +208,11 @@ def sweep(parent: Path) -> None:
         return
     for name in names:
         found = _OURS.fullmatch(name)
+        if found is None:
+            continue
         # Who has made one and not entered it yet is there; and not gone is who became a command.
-        if found is not None and not Path("/proc", found["pid"]).exists():
+        kin = look_up(int(found["pid"]))
+        if kin is None or kin.started != int(found["start"]):
             _is_removed(parent / name)
 
 

@@ -195,11 +195,13 @@ def _say_attached(
             }
         )
         return
-    processes = "1 process" if len(gathered.inside) == 1 else f"{len(gathered.inside):,} processes"
-    _write(
-        f"Run {started.run}: {processes} of {name}, "
-        f"{counted(started.adopted, 'socket')} that were there before. {started.words}"
-    )
+    count = len(gathered.inside)
+    phrases = ["1 process" if count == 1 else f"{count:,} processes"]
+    phrases.append(f"{counted(started.adopted, 'socket')} that were there before")
+    if started.dscp is not None:
+        phrases.append(f"DSCP {started.dscp}")
+    _write(f"Run {started.run} of {name}: {', '.join(phrases)}.")
+    _write(f"By {started.words}.")
     if started.unreachable:
         _write(
             f"Sockets of {started.unreachable:,} of them could not be reached; what these open "

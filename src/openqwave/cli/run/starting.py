@@ -144,7 +144,7 @@ def path_of(name: str) -> str:
     places = [name] if "/" in name else [os.path.join(each, name) for each in os.get_exec_path()]
     found = [each for each in places if os.path.exists(each)] if name else []
     for each in found:
-        if os.path.isfile(each) and os.access(each, os.X_OK):
+        if os.path.isfile(each) and os.access(each, os.X_OK, effective_ids=True):
             return each
     if found:
         code = errno.EISDIR if os.path.isdir(found[0]) else errno.EACCES
