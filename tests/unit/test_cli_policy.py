@@ -206,6 +206,28 @@ def test_each_value_has_its_source(host: Host) -> None:
     assert rows["marks.best_effort.pcp"] == ("0", "default")
 
 
+def test_limits_and_switches_are_shown_as_files_have_them(host: Host) -> None:
+    (host.etc / "qwaved.toml").write_text("[limits]\ncontracts_per_user_kbps = 5_000\n")
+    one = host.put(
+        "a.toml",
+        "[access]\npriority_needs_contract = true\n[limits]\nflows_per_user = 9\n"
+        "contracts_per_host_percent = 62.5\ncontracts_per_host_kbps = 'none'\n",
+    )
+    assert host.run("show") == 0
+    rows = shown(host)
+    assert rows["access.priority_needs_contract"] == ("true", f"{one}:2")
+    assert rows["limits.flows_per_user"] == ("9", f"{one}:4")
+    assert rows["limits.destinations_per_user"] == ("65536", "default")
+    assert rows["limits.contracts_per_user_kbps"] == ("5000", f"{host.etc}/qwaved.toml:2")
+    assert rows["limits.contracts_per_host_percent"] == ("62.5", f"{one}:5")
+    assert rows["limits.contracts_per_host_kbps"] == ('"none"', f"{one}:6")
+    assert rows["limits.contracts_per_interface_percent"] == ('"none"', "default")
+    assert host.run("show", "--json") == 0
+    by_key = {each["key"]: each["value"] for each in host.told()["values"]}
+    assert by_key["access.priority_needs_contract"] is True
+    assert by_key["limits.contracts_per_host_percent"] == 62.5
+
+
 def test_show_for_programs(host: Host) -> None:
     file = host.put("a.toml", "limits.flows = 8\n" + rule("x", dscp=1, remote="10.0.0.0/8"))
     assert host.run("show", "--json") == 0

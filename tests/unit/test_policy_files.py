@@ -80,6 +80,26 @@ def test_later_files_win_key_by_key(etc: Path) -> None:
     assert found.path == etc / "qwaved.toml"
 
 
+def test_a_later_file_lifts_a_limit(etc: Path) -> None:
+    (etc / "qwaved.toml").write_text(
+        "[access]\npriority_needs_contract = true\n"
+        "[limits]\ncontracts_per_user_kbps = 5_000\ncontracts_per_host_percent = 50\n"
+    )
+    assert load().policy.limits == Limits(
+        contracts_per_user_bps=5_000_000, contracts_per_host_ppm=500_000
+    )
+    put(etc, a="limits.contracts_per_user_kbps = 'none'\naccess.priority_needs_contract = false\n")
+    found = load()
+    assert found.policy.limits == Limits(contracts_per_host_ppm=500_000)
+    assert not found.policy.priority_needs_contract
+    origins = {".".join(map(str, place)): str(one) for place, one in found.origins.items()}
+    assert origins == {
+        "access.priority_needs_contract": f"{etc}/policy.d/a.toml:2",
+        "limits.contracts_per_user_kbps": f"{etc}/policy.d/a.toml:1",
+        "limits.contracts_per_host_percent": f"{etc}/qwaved.toml:5",
+    }
+
+
 def test_each_value_has_its_file_and_line(etc: Path) -> None:
     (etc / "qwaved.toml").write_text("[marks]\nvoice = { dscp = 46, pcp = 6 }\n")
     put(

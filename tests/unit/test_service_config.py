@@ -90,6 +90,12 @@ def test_everything_can_be_said() -> None:
         pending_operations = 5
         connections = 6
         connections_per_user = 7
+        flows_per_user = 9
+        destinations_per_user = 10
+        contracts_per_user_kbps = 20_000
+        contracts_per_host_kbps = 30_000
+        contracts_per_host_percent = 62.5
+        contracts_per_interface_percent = 80
 
         [experiments]
         share_percent = 0.5
@@ -132,7 +138,20 @@ def test_everything_can_be_said() -> None:
             default_minimum_bps=100_000,
             operators_group="wheel",
             priority_needs_contract=True,
-            limits=Limits(1, 2, 3, 4, 5, 8),
+            limits=Limits(
+                handles=1,
+                flows=2,
+                destinations_per_flow=3,
+                tracked_hosts=4,
+                pending_operations=5,
+                destinations=8,
+                flows_per_user=9,
+                destinations_per_user=10,
+                contracts_per_user_bps=20_000_000,
+                contracts_per_host_bps=30_000_000,
+                contracts_per_host_ppm=625_000,
+                contracts_per_interface_ppm=800_000,
+            ),
             experiments=Experiments(
                 share_ppm=5_000,
                 most_bps=250_000,
@@ -176,6 +195,16 @@ def test_what_is_said_of_a_type_comes_before_the_profile() -> None:
         TrafficType.VOICE: Marks(44, 6),
         TrafficType.CONTROL: None,
     }
+
+
+def test_contracts_are_limited_only_where_a_file_says_so() -> None:
+    none = "\n".join(
+        f"{key} = 'none'"
+        for key in settings.ClientLimits.__struct_fields__
+        if key.startswith("contracts_")
+    )
+    assert none.count("none") == 4
+    assert read(f"[limits]\n{none}").policy.limits == Limits()
 
 
 def test_a_sink_can_be_switched_off() -> None:
@@ -246,6 +275,20 @@ def test_the_pages_example_is_good() -> None:
         ("[limits]\nflows = 9223372036854775807", 2, "from 1 to 1048576"),
         (f"[limits]\nflows = {'9' * 300}", 2, "is a number of many digits and has to be"),
         ("[limits]\nflow = 1", 2, "limits.flow is not known; is 'flows' meant?"),
+        ("[limits]\nflows_per_user = 'none'", 2, 'is "none" and has to be a whole number from 1'),
+        (
+            "[limits]\n\ncontracts_per_user_kbps = 0",
+            3,
+            'is 0 and has to be a whole number from 1 to 100000000 or "none"',
+        ),
+        ("[limits]\ncontracts_per_host_kbps = 'all'", 2, 'is "all" and has to be a whole number '),
+        (
+            "[limits]\ncontracts_per_host_percent = 101",
+            2,
+            'is 101 and has to be a number from 0.1 to 100 or "none"',
+        ),
+        ("[limits]\ncontracts_per_interface_percent = 0", 2, "is 0 and has to be"),
+        ("[limits]\ncontracts_per_interface_percent = nan", 2, "is nan and has to be"),
         ("[experiments]\nshare_percent = 101", 2, "has to be a number from 0.0001 to 100"),
         ("[experiments]\nshare_percent = 0", 2, "has to be a number from 0.0001 to 100"),
         ("[experiments]\nshare_percent = nan", 2, "is nan and has to be a number"),

@@ -217,6 +217,8 @@ _POLICY_LIMITS: Final = (
     "tracked_hosts",
     "pending_operations",
     "runs_per_user",
+    "flows_per_user",
+    "destinations_per_user",
 )
 
 
@@ -226,10 +228,26 @@ def _policy(read_settings: settings.Settings) -> Policy:
         given["default_minimum_bps"] = read_settings.rates.default_minimum_kbps * _BPS_PER_KBPS
     return Policy(
         marks=_marks(read_settings.marks),
-        limits=Limits(**_given(read_settings.limits, *_POLICY_LIMITS)),
+        limits=_limits(read_settings.limits),
         experiments=_experiments(read_settings.experiments),
         **given,
     )
+
+
+def _limits(read_limits: settings.ClientLimits) -> Limits:
+    scales = {
+        "contracts_per_user_kbps": ("contracts_per_user_bps", _BPS_PER_KBPS),
+        "contracts_per_host_kbps": ("contracts_per_host_bps", _BPS_PER_KBPS),
+        "contracts_per_host_percent": ("contracts_per_host_ppm", _PPM_PER_PERCENT),
+        "contracts_per_interface_percent": ("contracts_per_interface_ppm", _PPM_PER_PERCENT),
+    }
+    given = _given(read_limits, *scales)
+    scaled = {
+        name: round(given[key] * factor)
+        for key, (name, factor) in scales.items()
+        if key in given and given[key] != "none"
+    }
+    return Limits(**scaled, **_given(read_limits, *_POLICY_LIMITS))
 
 
 def _marks(read_marks: settings.Marks) -> Mapping[TrafficType, Marks | None]:

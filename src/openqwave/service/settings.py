@@ -31,6 +31,9 @@ _Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=_DAY_S)]
 # Below a tenth of a second an estimate is old before it is used.
 _Age: TypeAlias = Annotated[float, Meta(ge=0.1, le=_DAY_S)]
 _Kbps: TypeAlias = Annotated[int, Meta(ge=1, le=_MOST_KBPS)]
+# Files that are read later have to be able to lift a limit.
+_MostKbps: TypeAlias = _Kbps | Literal["none"]
+_MostPercent: TypeAlias = Annotated[float, Meta(ge=0.1, le=100)] | Literal["none"]
 _Dscp: TypeAlias = Annotated[int, Meta(ge=0, le=63)]
 _Path: TypeAlias = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", extra={"is": "an absolute path"})]
 _SocketPath: TypeAlias = Annotated[
@@ -154,7 +157,7 @@ class Marks(Struct, frozen=True):
 
 
 class ClientLimits(Struct, frozen=True):
-    """`[limits]`: how much one process, one user and all of them may hold."""
+    """`[limits]`: how much one process, one user and all may hold, and contracts together."""
 
     handles: _Count | None = None
     flows: _Count | None = None
@@ -165,6 +168,12 @@ class ClientLimits(Struct, frozen=True):
     connections: _Count | None = None
     connections_per_user: _Count | None = None
     runs_per_user: _Count | None = None
+    flows_per_user: _Count | None = None
+    destinations_per_user: _Count | None = None
+    contracts_per_user_kbps: _MostKbps | None = None
+    contracts_per_host_kbps: _MostKbps | None = None
+    contracts_per_host_percent: _MostPercent | None = None
+    contracts_per_interface_percent: _MostPercent | None = None
 
 
 class Experiments(Struct, frozen=True):

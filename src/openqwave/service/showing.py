@@ -119,6 +119,12 @@ class Showing:
             )
         )
 
+    def _counters(self, server: Server) -> dict[str, int]:
+        """What went wrong with clients, and which limits of the policy were in their way."""
+        reached = self._runtime.look(lambda engine: engine.limits_reached)
+        by_limit = {f"refused by limits.{name}": count for name, count in reached.items()}
+        return {**server.incidents.counts, **by_limit}
+
     def _status(self, server: Server, peer: Peer, now_ns: int) -> bytes:
         peers = list(server.peers())
         config_file = "" if self.config.path is None else str(self.config.path)
@@ -139,6 +145,6 @@ class Showing:
                 sink=self._runtime.sink_state(),
                 programs=self._spoken.row(),
                 memory=(str(self._store.path), self._store.state),
-                counters=(server.incidents.counts if peer.credentials().is_administrator else None),
+                counters=self._counters(server) if peer.credentials().is_administrator else None,
             )
         )

@@ -89,11 +89,28 @@ def _marks(config: Config, traffic_type: TrafficType) -> Iterator[Value]:
         yield taken(found.key, value) if is_taken else found
 
 
-def _limits(config: Config) -> Iterator[tuple[Place, int]]:
+def _limits(config: Config) -> Iterator[tuple[Place, Any]]:
     of_flows, of_connections = config.policy.limits, config.server_limits
+    scaled = {
+        "contracts_per_user_kbps": _most(of_flows.contracts_per_user_bps, _BPS_PER_KBPS),
+        "contracts_per_host_kbps": _most(of_flows.contracts_per_host_bps, _BPS_PER_KBPS),
+        "contracts_per_host_percent": _share(of_flows.contracts_per_host_ppm),
+        "contracts_per_interface_percent": _share(of_flows.contracts_per_interface_ppm),
+    }
     for name in settings.ClientLimits.__struct_fields__:
+        if name in scaled:
+            yield ("limits", name), scaled[name]
+            continue
         limits = of_flows if hasattr(of_flows, name) else of_connections
         yield ("limits", name), getattr(limits, name)
+
+
+def _most(value: int | None, scale: int) -> int | str:
+    return "none" if value is None else value // scale
+
+
+def _share(ppm: int | None) -> float | str:
+    return "none" if ppm is None else ppm / _PPM_PER_PERCENT
 
 
 def _experiments(config: Config) -> Iterator[tuple[Place, Any]]:
