@@ -211,7 +211,14 @@ class Daemon:
         self._carrying.watch(self.server)
         self._showing = showing
         self._metrics = Metrics(
-            Sources(version("openqwave"), self.runtime, self.server, self._kernel, applying)
+            Sources(
+                version("openqwave"),
+                self.runtime,
+                self.server,
+                self._kernel,
+                applying,
+                self._carrying,
+            )
         )
         self._notifier = Notifier()
 

@@ -108,6 +108,16 @@ UNSERVED: Final = Metric(
     Kind.GAUGE,
     "Interfaces at which the kernel's program is wanted and cannot be.",
 )
+RUNS: Final = Metric(
+    "qwave_runs", Kind.GAUGE, "Programs that are not changed and that users have treated."
+)
+RULES: Final = Metric(
+    "qwave_rules",
+    Kind.GAUGE,
+    "Rules of the policy for such programs: those in force, and those that are for no traffic now "
+    "or cannot be carried out.",
+    ("state",),
+)
 PACKETS: Final = Metric(
     "qwave_sent_packets",
     Kind.COUNTER,
@@ -219,6 +229,8 @@ METRICS: Final = (
     ENFORCEMENT_ERRORS,
     RECONCILE_ERRORS,
     UNSERVED,
+    RUNS,
+    RULES,
     PACKETS,
     BYTES,
     DROPPED,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from openqwave.service.metrics.applying import CountedBackend
     from openqwave.service.metrics.catalogue import Metric
     from openqwave.service.metrics.exposition import Sample
+    from openqwave.service.programs.carrying import Carrying
     from openqwave.service.server import Server
     from openqwave.subsystem.views import PathOverview, PathTally
 
@@ -61,6 +62,7 @@ class Sources:
         server: Serves programs.
         kernel: What the service has in the kernel.
         applying: Counts what enforcement does.
+        carrying: Has runs and rules carried out.
     """
 
     version: str
@@ -68,6 +70,7 @@ class Sources:
     server: Server
     kernel: Kernel
     applying: CountedBackend
+    carrying: Carrying
 
 
 class Collecting:
@@ -121,6 +124,7 @@ class Collecting:
         yield Reading(ct.ENFORCEMENT_ERRORS, tuple(errors))
         yield _one(ct.RECONCILE_ERRORS, self._sources.kernel.failures)
         yield _one(ct.UNSERVED, self._sources.kernel.unserved_count)
+        yield from self._of_programs()
         yield from self._sent()
         yield from self._of_paths()
         yield _one(ct.COLLECTING, (time.monotonic_ns() - began_ns) / _NS_PER_S)
@@ -148,6 +152,12 @@ class Collecting:
         yield Reading(ct.REQUESTS, tuple(results))
         durations = [((kind,), each) for kind, each in requests.durations().items()]
         yield Reading(ct.DURATION, tuple(durations))
+
+    def _of_programs(self) -> Iterator[Reading]:
+        runs, rules, in_force = self._sources.carrying.counts
+        yield _one(ct.RUNS, runs)
+        states = ((("in_force",), in_force), (("not_in_force",), rules - in_force))
+        yield Reading(ct.RULES, states)
 
     # -- what was sent ------------------------------------------------------------------
 

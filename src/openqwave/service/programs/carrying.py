@@ -264,9 +264,12 @@ class Carrying:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """How many runs there are, how many rules, and how many of these are in force."""
+        """How many runs there are, how many rules, and how many of these are in force.
+
+        For any thread.
+        """
         states = self.ruling.states
-        return len(self.runs.all()), len(states), sum(map(self.is_in_force, states))
+        return self.runs.count, len(states), sum(map(self.is_in_force, states))
 
     def adopt(self, run: Run) -> None:
         """Let the sockets that a run's processes have already belong to it."""

@@ -110,6 +110,11 @@ class Runs:
         """Those that have not ended, in the order of their numbers."""
         return list(self._runs.values())
 
+    @property
+    def count(self) -> int:
+        """How many they are; for any thread."""
+        return len(self._runs)
+
     def find(self, number: int) -> Run | None:
         """The run of a number."""
         return self._runs.get(number)
