@@ -47,6 +47,9 @@ pytestmark = [
 ]
 
 BASH = "/bin/bash"
+TELLS_TYPES = pytest.mark.skipif(
+    not Path("/sys/kernel/btf/vmlinux").exists(), reason="the kernel does not describe its types"
+)
 
 
 @pytest.fixture
@@ -419,6 +422,7 @@ def test_rules_by_group(pair: tuple[Host, Host], marks: Marking, wire: Wire, run
     assert marks_of(wire, 1) == [40]
 
 
+@TELLS_TYPES
 def test_rules_by_executable(
     pair: tuple[Host, Host], marks: Marking, wire: Wire, tmp_path: Path
 ) -> None:
@@ -451,6 +455,7 @@ def test_rules_by_executable(
     assert sent() == [0, 0, 0, 0]
 
 
+@TELLS_TYPES
 def test_a_long_name(pair: tuple[Host, Host], marks: Marking, wire: Wire, tmp_path: Path) -> None:
     left, right = pair
     names = ["x" * 63, "x" * 62, "x" * 200]
@@ -463,6 +468,7 @@ def test_a_long_name(pair: tuple[Host, Host], marks: Marking, wire: Wire, tmp_pa
     assert marks_of(wire, 3) == [0, 46, 0]
 
 
+@TELLS_TYPES
 def test_who_made_a_socket_before_is_said(
     pair: tuple[Host, Host], marks: Marking, wire: Wire
 ) -> None:

@@ -32,6 +32,7 @@ TIER: dict[Clock, tuple[str, ...]] = {
         "tests/kernel/test_attachment.py",
         "tests/kernel/test_egress_program.py",
         "tests/kernel/test_nftables.py",
+        "tests/kernel/test_program_marks.py",
         "tests/kernel/test_restore.py",
         "tests/kernel/test_sequences_tools.py",
         "tests/kernel/test_shaping_pool.py",
