@@ -181,6 +181,18 @@ PATH = PathStatus(
     9,
     "",
 )
+REFUSAL = ms.RefusalRow(
+    number=1,
+    time_ns=1,
+    pid=7,
+    program="obs",
+    user="anna",
+    uid=1000,
+    request="set_rate",
+    code=54,
+    name="ERROR_NETWORK_BUSY",
+    detail="the path has 3 Mbit/s to give",
+)
 VALUES = [
     b"null",
     b"7",
@@ -192,6 +204,7 @@ VALUES = [
     pages.flow_id_page((1, 2, 3)),
     pages.path_page([ms.PathRow(host="192.0.2.7", congested=True)]),
     pages.program_page([ms.ProgramRow(kind="run", number=3, name="player")]),
+    pages.refusal_page([REFUSAL]),
     ms.encode_packet(ms.StartedRun(run=3, dscp=46, words="bpf")),
 ]
 REPLIES = [
