@@ -48,6 +48,7 @@ class Script:
     Attributes:
         flows: What is listed at each look (counted from 0).
         paths: What is listed.
+        programs: Likewise.
         refusals: What was refused, by ascending numbers.
         status: How it is.
         page_rows: How many rows a page has.
@@ -62,6 +63,7 @@ class Script:
 
     flows: Callable[[int], Sequence[ms.FlowRow]] = lambda _: ()
     paths: Sequence[ms.PathRow] = ()
+    programs: Sequence[ms.ProgramRow] = ()
     refusals: Sequence[ms.RefusalRow] = ()
     status: ms.StatusRow = STATUS
     page_rows: int = 100
@@ -182,6 +184,8 @@ class FakeService:
                 return _page("flows", rows, script.page_rows)
             case ms.ListPaths(after=after):
                 return _page("paths", script.paths[after:], script.page_rows)
+            case ms.ListPrograms(after=after):
+                return _page("programs", script.programs[after:], script.page_rows)
             case ms.AskStatus():
                 status = msgspec.structs.replace(script.status, sees_all=script.is_administrator)
                 return status_to_json(status)

@@ -18,6 +18,7 @@ from openqwave.ipc import messages as ms
 from openqwave.ipc.asking import Answered, ClientEnd, Farewelled, Refusing, Welcomed
 from openqwave.ipc.errors import ProtocolError
 from openqwave.ipc.pages import page_of
+from openqwave.ipc.programs import PROGRAMS
 from openqwave.ipc.refusals import REFUSALS
 from openqwave.ipc.values import status_of
 from openqwave.model.codes import ErrorCode
@@ -140,6 +141,19 @@ class Service:
             raw = self._ask(ms.ListPaths(self._end.next_id(), len(found)))
             with _understanding():
                 rows, more = page_of(raw, ms.PathRow)
+            found += rows
+        return found
+
+    def programs(self) -> list[ms.ProgramRow]:
+        """Runs that this user may see, and the policy's rules."""
+        if PROGRAMS not in self._features:
+            return []
+        found: list[ms.ProgramRow] = []
+        more = True
+        while more:
+            raw = self._ask(ms.ListPrograms(self._end.next_id(), len(found)))
+            with _understanding():
+                rows, more = page_of(raw, ms.ProgramRow)
             found += rows
         return found
 

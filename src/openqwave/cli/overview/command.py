@@ -91,12 +91,13 @@ def run_status(options: Options) -> int:
 
 
 def _look_at_flows(looker: Looker, wanted: Wanted) -> Seen:
-    def ask(service: Service) -> tuple[list[FlowRow], bool]:
+    def ask(service: Service) -> FlowsSeen:
         sees_all = looker.sees_all_of(service)
-        return [row for row in service.flows() if wanted.takes_flow(row)], sees_all
+        rows = [row for row in service.flows() if wanted.takes_flow(row)]
+        spoken_for = [row for row in service.programs() if wanted.takes_program(row)]
+        return FlowsSeen(rows, sees_all, not wanted.is_all, spoken_for)
 
-    rows, sees_all = looker.look(ask)
-    return FlowsSeen(rows, sees_all, is_filtered=not wanted.is_all)
+    return looker.look(ask)
 
 
 def _look_at_paths(looker: Looker, wanted: Wanted) -> Seen:

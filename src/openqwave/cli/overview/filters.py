@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow
+    from openqwave.ipc.messages import FlowRow, PathRow, ProgramRow, RefusalRow
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -47,6 +47,12 @@ class Wanted:
         if row.host is not None:
             ends.append(row.host)
         return any(address_in(end) in self.hosts for end in ends)
+
+    def takes_program(self, row: ProgramRow) -> bool:
+        """Is a run or a rule to be shown? Where its traffic goes is not known."""
+        if self.user is not None and self.user not in (row.user, str(row.uid)):
+            return False
+        return self.hosts is None and self.pid in (None, row.pid)
 
     def takes_refusal(self, row: RefusalRow) -> bool:
         """Is something that was refused to be shown?"""

@@ -1,22 +1,26 @@
 """Flows as a table: who, what, the marks really applied, the contract, the rate now, the path.
 
 What has no column stands below: sockets with destinations, the other marks, the mechanism. Why it
-is that mechanism is said once for all flows with the same reason, at the end.
+is that mechanism is said once for all flows with the same reason, at the end. Programs that are
+spoken for have a table of their own on the same page (`programs`).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Final
 
-from openqwave.cli.overview.pages import Column, Page, Row, lay_out
-from openqwave.cli.overview.words import bytes_sent, clean, counted, name, rate
+from openqwave.cli.overview import programs
+from openqwave.cli.overview.pages import Column, Page, Row, lay_out, stacked
+from openqwave.cli.overview.traffic import phrases_of
+from openqwave.cli.overview.words import clean, counted, name, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from openqwave.cli.overview.pages import Piece
-    from openqwave.ipc.messages import FlowRow, SocketRow
+    from openqwave.ipc.messages import FlowRow, ProgramRow, SocketRow
 
 # At 80 columns everything is there, names cut. Below that the user goes, then the process, then
 # what can be worked out from the rest.
@@ -45,20 +49,27 @@ _NO_PATH, _NO_BACKEND = "none", "none"
 
 
 def page_of_flows(
-    rows: Sequence[FlowRow], *, sees_all: bool, is_filtered: bool, width: int | None
+    rows: Sequence[FlowRow],
+    *,
+    sees_all: bool,
+    is_filtered: bool,
+    width: int | None,
+    spoken_for: Sequence[ProgramRow] = (),
 ) -> Page:
-    """Flows as a page.
+    """Flows as a page, and below them the programs that are spoken for.
 
     Args:
         rows: They.
         sees_all: Whether the service shows this user all flows.
         is_filtered: Whether some were left out because they were not wanted.
         width: As for `pages.lay_out`.
+        spoken_for: Runs and rules.
     """
     reasons: dict[tuple[str, str], str] = {}
     found = [_row(row, reasons) for row in rows]
+    others = [programs.row_of(row, partial(_sign, reasons)) for row in spoken_for]
     notes = [f"({sign}) {backend}: {why}." for (backend, why), sign in reasons.items()]
-    if rows:
+    if rows or others:
         notes.append(UNITS)
     elif is_filtered:
         notes.append("No such flows.")
@@ -66,7 +77,8 @@ def page_of_flows(
         notes.append("No flows.")
     if not sees_all:
         notes.append(ONLY_YOURS)
-    return lay_out(COLUMNS, found, notes, width)
+    page = lay_out(COLUMNS, found, notes, width)
+    return stacked(page, lay_out(programs.COLUMNS, others, (), width)) if others else page
 
 
 def _row(row: FlowRow, reasons: dict[tuple[str, str], str]) -> Row:
@@ -95,7 +107,7 @@ def _below(row: FlowRow, reasons: dict[tuple[str, str], str]) -> list[str]:
         phrases.append(f"{counted(row.destination_count, 'destination')} in all")
     if row.host is not None:
         phrases.append(f"path to {clean(row.host)}")
-    phrases += _traffic(row)
+    phrases += phrases_of(row, "contract")
     if row.marking != _USUAL_MARKING:
         phrases.append(clean(row.marking))
     if row.pcp is not None:
@@ -108,22 +120,6 @@ def _below(row: FlowRow, reasons: dict[tuple[str, str], str]) -> list[str]:
     sign = _sign(reasons, (backend, clean(row.backend_reason)))
     phrases.append(f"{'no backend' if backend == _NO_BACKEND else backend} ({sign})")
     return phrases
-
-
-def _traffic(row: FlowRow) -> list[str]:
-    """What it has sent, where that is counted."""
-    if row.sent_packets is None:
-        return []
-    phrases = [f"sent {_packets(row.sent_packets, row.sent_bytes)}"]
-    if row.excess_packets:
-        phrases.append(f"above the contract {_packets(row.excess_packets, row.excess_bytes)}")
-    if row.dropped_packets:
-        phrases.append(f"dropped {counted(row.dropped_packets, 'packet')}")
-    return phrases
-
-
-def _packets(packets: int, octets: int | None) -> str:
-    return f"{counted(packets, 'packet')} ({bytes_sent(octets or 0)})"
 
 
 def _socket(row: SocketRow) -> str:

@@ -123,6 +123,21 @@ def lay_out(
     return page
 
 
+def stacked(upper: Page, lower: Page) -> Page:
+    """One table below another; both are cropped as one, and the notes of both stand below.
+
+    Args:
+        upper: The first one.
+        lower: The other, with a row at least.
+    """
+    foot = [*upper.foot, *lower.foot]
+    if not upper.blocks:
+        return Page(lower.head, lower.blocks, foot)
+    # What stands above its rows goes where the first of them goes, and away with it.
+    first, *rest = lower.blocks
+    return Page(upper.head, [*upper.blocks, [[], *lower.head, *first], *rest], foot)
+
+
 def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:
     """Widths that fit into a line, if any do; 0 for a column that is left out."""
     widths = list(natural)

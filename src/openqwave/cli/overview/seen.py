@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from openqwave.cli.overview.pages import Page
-    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow, StatusRow
+    from openqwave.ipc.messages import FlowRow, PathRow, ProgramRow, RefusalRow, StatusRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +27,35 @@ class FlowsSeen:
         rows: Those that were wanted.
         sees_all: Whether the service shows this user all.
         is_filtered: Whether some were not wanted.
+        spoken_for: Runs and rules, likewise.
     """
 
     rows: Sequence[FlowRow]
     sees_all: bool
     is_filtered: bool
+    spoken_for: Sequence[ProgramRow] = ()
 
     @property
     def things(self) -> str:
         """See `showing.Seen`."""
-        return "flows"
+        return "flows and programs" if self.spoken_for else "flows"
 
     def fields(self) -> dict[str, Any]:
         """See `showing.Seen`."""
         return {
             "scope": "all" if self.sees_all else "own",
             "flows": [_fields_of(row) for row in self.rows],
+            "programs": [_fields_of(row) for row in self.spoken_for],
         }
 
     def page(self, width: int | None) -> Page:
         """See `showing.Seen`."""
         return page_of_flows(
-            self.rows, sees_all=self.sees_all, is_filtered=self.is_filtered, width=width
+            self.rows,
+            sees_all=self.sees_all,
+            is_filtered=self.is_filtered,
+            width=width,
+            spoken_for=self.spoken_for,
         )
 
 
