@@ -9,17 +9,27 @@ set -eu
 needed="
 cc        gcc
 clang     clang
+curl      curl
 fish      fish
 groff     groff-base
 ip        iproute2
+iperf3    iperf3
 jq        jq
 mandoc    mandoc
 nft       nftables
+openssl   openssl
 pgrep     procps
+setpriv   util-linux
+ssh       openssh-client
 sudo      sudo
 tcpdump   tcpdump
 unshare   util-linux
 zsh       zsh
+"
+
+# A server for logins is not brought to a machine that would start it.
+[ -d /run/systemd/system ] || needed="$needed
+sshd      openssh-server
 "
 
 missing() {

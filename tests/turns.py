@@ -27,6 +27,7 @@ ALONE = (
 )
 # Of those, what asks only what happens and never how soon, and waits for it with patience.
 TOGETHER = (
+    "tests/kernel/test_attach.py",
     "tests/kernel/test_attachment.py",
     "tests/kernel/test_data_plane_marks.py",
     "tests/kernel/test_data_plane_neighbours.py",
@@ -35,6 +36,7 @@ TOGETHER = (
     "tests/kernel/test_enforcement_refusals.py",
     "tests/kernel/test_program_marks.py",
     "tests/kernel/test_restore.py",
+    "tests/kernel/test_run.py",
     "tests/kernel/test_sequences_",
     "tests/kernel/test_service_crashes.py",
     "tests/kernel/test_service_install.py",

@@ -1,0 +1,124 @@
+"""Rates of programs that know nothing of them, by `qwave run`, for all that they send together.
+
+Bounds are wide: what a busy machine loses is not made up for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from openqwave.lab.topology import Lab
+from tests.kernel.data_plane_stage import serving
+from tests.kernel.run_stage import CONFIG, VOICE, Ground, finished, ground, until_none
+from tests.kernel.unchanged import PROGRAMS, Conversation, Wire, skip_without, wire_from
+
+if TYPE_CHECKING:
+    from openqwave.lab.topology import Host
+    from tests.kernel.service_stage import Qwaved
+
+pytestmark = [pytest.mark.kernel, pytest.mark.root]
+
+PORT, RECEIVER = 5300, 5004
+
+# Offers datagrams as fast as they are taken for a time; the last one says that it was.
+FLOOD = """
+import socket, sys, time
+to, time_s = (sys.argv[1], int(sys.argv[2])), float(sys.argv[3])
+socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+end = time.monotonic() + time_s
+while time.monotonic() < end:
+    for sock in socks:
+        sock.sendto(bytes(972), to)
+    time.sleep(0.001)
+"""
+RATE_BPS, FLOOD_S = 2_000_000, 2.0
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    with Lab() as lab:
+        left, right = lab.host("left"), lab.host("right")
+        lab.link(left, right)
+        yield left, right
+
+
+@pytest.fixture(scope="module")
+def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
+    with serving(hosts[0], CONFIG) as found:
+        yield found
+
+
+@pytest.fixture
+def place() -> Iterator[Ground]:
+    with ground() as found:
+        yield found
+
+
+@pytest.fixture
+def wire(hosts: tuple[Host, Host]) -> Iterator[Wire]:
+    with wire_from(*hosts) as found:
+        yield found
+
+
+def test_everything_together_is_held_back_to_a_rate(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
+) -> None:
+    left, right = hosts
+    argv = [sys.executable, "-c", FLOOD, right.ipv4, str(RECEIVER), str(FLOOD_S)]
+    status, out, err = finished(
+        left, [*place.run("--type=voice", "--rate=2mbit", "--verbose"), *argv], service
+    )
+    assert (status, out) == (0, ""), err
+    until_none(service)
+    packets = wire.of(RECEIVER)
+    assert {each.dscp for each in packets} == {VOICE}
+    spent_s = (packets[-1].time_ns - packets[0].time_ns) / 1e9
+    rate_bps = sum(each.length_bytes for each in packets) * 8 / spent_s
+    # Some twenty times as much was offered; what a busy machine loses of it is not made up for.
+    assert RATE_BPS / 2 < rate_bps < RATE_BPS * 1.25, (rate_bps, err)
+
+
+def test_what_is_above_the_rate_is_remarked(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
+) -> None:
+    left, right = hosts
+    argv = [sys.executable, "-c", FLOOD, right.ipv4, str(RECEIVER), str(FLOOD_S)]
+    status, _, err = finished(
+        left, [*place.run("--type=voice", "--rate=2mbit", "--remark"), *argv], service
+    )
+    assert (status, err) == (0, "")
+    until_none(service)
+    marks = wire.marks(RECEIVER)
+    assert set(marks) == {VOICE, 0}
+    packets = wire.of(RECEIVER)
+    spent_s = (packets[-1].time_ns - packets[0].time_ns) / 1e9
+    rate_bps = sum(each.length_bytes for each in packets if each.dscp) * 8 / spent_s
+    assert RATE_BPS / 2 < rate_bps < RATE_BPS * 1.25
+    assert marks[0] > marks[VOICE]
+
+
+def test_tcp_is_held_to_the_rate_too(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire, tmp_path: Path
+) -> None:
+    left, right = hosts
+    iperf3 = PROGRAMS[0]
+    skip_without(iperf3)
+    conversation = Conversation(iperf3, tmp_path, PORT, right, left)
+    server = conversation.serve()
+    client = conversation.ask(
+        *place.run("--type=voice", "--rate=1mbit"), env={"QWAVE_SOCKET": service.socket}
+    )
+    conversation.finish(client)
+    server.kill()
+    server.wait()
+    until_none(service)
+    packets = wire.of(PORT)
+    assert {each.dscp for each in packets} == {VOICE}
+    spent_s = (packets[-1].time_ns - packets[0].time_ns) / 1e9
+    # More than 300 kB.
+    assert 250_000 < sum(each.length_bytes for each in packets) * 8 / spent_s < 1_250_000
