@@ -243,7 +243,7 @@ def test_a_broken_promise_is_status_1(
 def test_without_matplotlib_there_is_no_chart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("openqwave.cli.demo.chart.can_draw", lambda: False)
+    monkeypatch.setattr("openqwave.cli.plot.target.can_draw", lambda: False)
     path = tmp_path / "chart.png"
     assert run_demo(Options(0.5, path, as_json=True)) == 0
     output = capsys.readouterr()

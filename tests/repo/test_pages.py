@@ -91,6 +91,9 @@ LIKEWISE = {
     ),
     ("docs/doctor.md", "qwave doctor "): "kernel/test_doctor.py::test_a_host_as_it_comes",
     ("docs/probe.md", "qwave sink"): "kernel/test_probe_and_sink.py::test_people_get_a_table",
+    ("docs/probe.md", "qwave probe 10.0.1.2 --plot"): (
+        "kernel/test_plots.py::test_a_measurement_and_its_recording_make_the_same_picture"
+    ),
     (
         "docs/run.md",
         "qwave run --type voice",

@@ -268,6 +268,14 @@ def probe(
             help="Compute the result of such a file again, without a network.",
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw delays, rates and results over time, as .png or .svg.",
+        ),
+    ] = None,
 ) -> None:
     """Measure the path to a host that runs `qwave sink`.
 
@@ -289,7 +297,7 @@ def probe(
     from openqwave.cli.probe.command import Options, run_probe, run_replay
 
     if replay is not None:
-        raise typer.Exit(run_replay(replay, as_json=as_json))
+        raise typer.Exit(run_replay(replay, as_json=as_json, plot=plot))
     options = Options(
         host or "",
         version=4 if ipv4 else 6 if ipv6 else None,
@@ -301,5 +309,6 @@ def probe(
         watch_s=for_seconds,
         as_json=as_json,
         samples=samples,
+        plot=plot,
     )
     raise typer.Exit(run_probe(options))

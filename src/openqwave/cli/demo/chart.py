@@ -1,53 +1,28 @@
 """The demo as a picture: what arrived, and how late, before and after QOSSetFlow.
 
-Two panels over one axis of time. Colours are Okabe and Ito's, which colour-blind people tell
-apart, and the streams differ in line style as well, for a printer without colours. The delay is on
-a logarithmic axis: it changes by two powers of ten.
+Two panels over one axis of time. The streams differ in line style as well as in colour, for a
+printer without colours. The delay is on a logarithmic axis: it changes by two powers of ten.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openqwave.cli.demo.stage import BULK, BULK_BPS, LINK_BPS, STREAM, STREAM_BPS, Records
+from openqwave.cli.plot import canvas
+from openqwave.cli.plot.canvas import BLUE, GREY, VERMILION
 
 if TYPE_CHECKING:
     from openqwave.cli.demo.figures import Figures, Half
     from openqwave.cli.demo.wire import Span
 
-SUFFIXES = (".png", ".svg")
-
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
 # Some 80 packets of the stream a point; short enough to show the change as a step.
 BIN_S = 0.1
 # Below, a packet met an empty link, and the axis is better used for the rest.
 LEAST_DELAY_MS = 0.02
-# 1600 x 1120 pixels: sharp in a page that is 800 wide.
-WIDTH_IN, HEIGHT_IN, DPI = 10.0, 7.0, 160
-
-
-def refusal(path: Path) -> str:
-    """Say why no chart could be written to a path; empty if it could. Writes nothing."""
-    if path.suffix.lower() not in SUFFIXES:
-        return f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}"
-    try:
-        existed = path.exists()
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        return f"{path}: cannot be written: {error.strerror}"
-    return ""
-
-
-def can_draw() -> bool:
-    """Tell whether matplotlib is installed, without loading it."""
-    return importlib.util.find_spec("matplotlib") is not None
+SIZE_IN = 10.0, 7.0
 
 
 def draw(records: Records, figures: Figures, path: Path) -> None:
@@ -56,17 +31,15 @@ def draw(records: Records, figures: Figures, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    # It tells of its font cache where nobody asked.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, layout="constrained")
-    figure.suptitle(
+    title = (
         f"A {STREAM_BPS // 10**6} Mbit/s video stream beside {BULK_BPS // 10**6} Mbit/s of bulk "
-        f"traffic on a {LINK_BPS // 10**6} Mbit/s link",
-        fontsize=14,
-        fontweight="bold",
+        f"traffic on a {LINK_BPS // 10**6} Mbit/s link"
     )
+    canvas.draw(path, SIZE_IN, title, lambda figure: _paint(figure, title, records, figures))
+
+
+def _paint(figure: Any, title: str, records: Records, figures: Figures) -> None:  # noqa: ANN401 - matplotlib has no types
+    figure.suptitle(title, fontsize=14, fontweight="bold")
     rate, delay = figure.subplots(2, 1, sharex=True)
     half_s = records.half_s
     changed_s = (records.flow["time_ns"] - records.started_ns) / 1e9
@@ -85,7 +58,6 @@ def draw(records: Records, figures: Figures, path: Path) -> None:
         _write_above(rate, middle_s, f"{name}\n{_in_words(half)}", "normal")
     _write_above(rate, changed_s, "QOSSetFlow", "bold")
     delay.set_xlabel("time, s", fontsize=12)
-    figure.savefig(path)
 
 
 def _in_words(half: Half) -> str:

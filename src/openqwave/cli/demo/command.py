@@ -16,6 +16,7 @@ from openqwave.cli.demo.figures import figures_of
 from openqwave.cli.demo.performing import say, tell, view_for
 from openqwave.cli.demo.view import LineView, LiveView
 from openqwave.cli.interruption import Interrupted, Interruption
+from openqwave.cli.plot import target as plot_target
 from openqwave.lab.namespaces import Rights, availability, enter_user_namespace
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ def on_stage(chart_path: Path | None, perform: Callable[[Path | None], int]) -> 
 
 
 def _on_stage(target: Path | None, perform: Callable[[Path | None], int]) -> int:
-    if target is not None and (refusal := chart.refusal(target)):
+    if target is not None and (refusal := plot_target.refusal(target)):
         tell(refusal)
         return CANNOT_RUN
-    if target is not None and not chart.can_draw():
-        tell("No chart: matplotlib is not installed; pip install 'openqwave[plot]'.")
+    if target is not None and not plot_target.can_draw():
+        tell(f"No chart: {plot_target.ADVICE}.")
         target = None
     # Before anything starts a thread: a process with several cannot enter a user namespace.
     available = availability()

@@ -1,4 +1,8 @@
-"""The whole of `qwave probe`, in order: whom, may we, measure, say, watch; and the exit status."""
+"""The whole of `qwave probe`, in order: whom, may we, measure, say, watch, draw; and exit statuses.
+
+What is to be written is looked at before anything is sent. A picture is drawn at the end, also of a
+watch that a signal or the sink has ended: what was seen is worth having.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from openqwave.cli.interruption import Interrupted, Interruption
+from openqwave.cli.plot import target
+from openqwave.cli.plot.history import History
 from openqwave.cli.probe import recording
 from openqwave.cli.probe.failures import (
     CANNOT_RUN,
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from openqwave.drivers.experiments import Running
     from openqwave.estimate.samples import Sample
     from openqwave.model.endpoint import Endpoint
+    from openqwave.model.estimates import PathReport
     from openqwave.probing.session import Event
 
 NS_PER_S = 1_000_000_000
@@ -73,6 +80,7 @@ class Options:
         watch_s: For how long, from the start; None for until Ctrl-C.
         as_json: One JSON object on standard output, and nothing else there.
         samples: Where to record; None for nowhere.
+        plot: Where to draw; None for nowhere.
     """
 
     host: str
@@ -85,6 +93,7 @@ class Options:
     watch_s: float | None = None
     as_json: bool = False
     samples: Path | None = None
+    plot: Path | None = None
 
 
 def run_probe(options: Options) -> int:
@@ -106,17 +115,59 @@ def run_probe(options: Options) -> int:
         return CANNOT_RUN
 
 
-def run_replay(path: Path, *, as_json: bool) -> int:
-    """Compute the result of a recorded measurement again; return the exit status."""
+def run_replay(path: Path, *, as_json: bool, plot: Path | None = None) -> int:
+    """Compute the result of a recorded measurement again; return the exit status.
+
+    Args:
+        path: The recording.
+        as_json: As for a measurement.
+        plot: Where to draw; None for nowhere.
+    """
     try:
-        outcome = recording.read(path).outcome()
+        _check_plot(plot)
+        found = _read(path)
+        history = None if plot is None else found.history()
+        outcome = found.outcome(history)
+        status = _say(outcome, as_json=as_json)
+        _draw(history, outcome, plot)
+    except Leaving as leaving:
+        _tell(str(leaving))
+        return leaving.status
+    except KeyboardInterrupt:
+        _tell("Interrupted.")
+        return INTERRUPTED
+    return status
+
+
+def _read(path: Path) -> recording.Recording:
+    try:
+        return recording.read(path)
     except OSError as error:
-        _tell(f"{path}: cannot be read: {error.strerror}")
-        return CANNOT_RUN
+        raise Leaving(CANNOT_RUN, f"{path}: cannot be read: {error.strerror}") from error
     except recording.BadRecordingError as error:
-        _tell(str(error))
-        return CANNOT_RUN
-    return _say(outcome, as_json=as_json)
+        raise Leaving(CANNOT_RUN, str(error)) from error
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Leave if nothing could be drawn where it is wanted."""
+    if plot is not None and (why := target.obstacle(plot)):
+        raise Leaving(CANNOT_RUN, why)
+
+
+def _draw(history: History | None, outcome: Outcome, plot: Path | None) -> None:
+    """Draw, if that is wanted; leave if the file cannot be written."""
+    if history is None or plot is None:
+        return
+    # Here, because it takes longer to load than some measurements take.
+    from openqwave.cli.plot.measured_chart import draw
+
+    try:
+        draw(history, outcome, plot)
+    except OSError as error:
+        raise Leaving(
+            CANNOT_RUN, f"{plot}: the picture could not be written: {error.strerror}"
+        ) from error
+    _tell(f"Picture: {plot}")
 
 
 def _tell(message: str) -> None:
@@ -145,42 +196,61 @@ def _status(outcome: Outcome) -> int:
 
 
 def _run(options: Options, interruption: Interruption) -> int:
+    _check_plot(options.plot)
     try:
         peer, destination = resolve(options.host, options.version, interruption)
     except BadHostError as error:
         raise Leaving(CANNOT_RUN, str(error)) from error
     wish = wish_of(options, peer.version)
+    history = None if options.plot is None else History()
+    trouble: Leaving | None = None
     with contextlib.ExitStack() as resources:
         recorder = _recorder(options, wish, resources)
+        followers = [one for one in (recorder, history) if one is not None]
         try:
             host = resources.enter_context(ExperimentHost(_allowed(options, peer)))
-            prober = _Prober(host, peer, destination, wish, options, interruption, recorder)
+            prober = _Prober(host, peer, destination, wish, options, interruption, followers)
             samples: list[Sample] | None = [] if options.watches else None
             outcome = prober.measure(samples)
-            if samples is not None:
-                outcome = _watch(prober, outcome, samples, options)
         except QosError as error:
             raise of_error(error, destination) from error
+        if samples is not None:
+            outcome, trouble = _watch(prober, outcome, samples, options)
         if recorder is not None:
             recorder.end(outcome)
-    return _status(outcome) if options.watches else _say(outcome, as_json=options.as_json)
+    status = _status(outcome) if options.watches else _say(outcome, as_json=options.as_json)
+    _draw(history, outcome, options.plot)
+    if trouble is not None:
+        raise trouble
+    return status
 
 
 def _watch(
     prober: _Prober, outcome: Outcome, samples: Sequence[Sample], options: Options
-) -> Outcome:
-    """Print the first result, then one each second until the time is over; return the last."""
+) -> tuple[Outcome, Leaving | None]:
+    """Print the first result, then one each second until the time is over.
+
+    Returns:
+        The last result, and what ended the watch if that was not in order.
+    """
     _write(_json_line(outcome) if options.as_json else table(outcome))
     _hint(outcome)
     end_ns = math.inf if options.watch_s is None else options.watch_s * NS_PER_S
-    # A signal is what ends a watch in order.
-    with contextlib.suppress(Interrupted):
+    try:
         for found in prober.watch(outcome, samples):
             if found.elapsed_ns > end_ns:
                 break
             outcome = found
+            prober.conclude(outcome)
             _write(_json_line(outcome) if options.as_json else f"{line(outcome)}\n")
-    return outcome
+    except Interrupted:
+        # A signal is what ends a watch in order.
+        return outcome, None
+    except QosError as error:
+        return outcome, of_error(error, prober.destination)
+    except Leaving as leaving:
+        return outcome, leaving
+    return outcome, None
 
 
 def wish_of(options: Options, ip_version: int) -> Wish:
@@ -212,11 +282,21 @@ def _recorder(options: Options, wish: Wish, resources: contextlib.ExitStack) -> 
     return resources.enter_context(recorder)
 
 
+class Follower(Protocol):
+    """Takes what a measurement tells: a recording, or what a picture is made of."""
+
+    def add(self, sample: Sample) -> None:
+        """Take a sample."""
+
+    def conclude(self, found: PathReport) -> None:
+        """Take note of a result, which rests on all samples so far."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Prober:
     """Follows the experiments towards one sink.
 
-    Everything raises `Leaving` if there is no result, and what driver, recorder and interruption
+    Everything raises `Leaving` if there is no result, and what driver, followers and interruption
     raise.
     """
 
@@ -226,7 +306,12 @@ class _Prober:
     wish: Wish
     options: Options
     interruption: Interruption
-    recorder: Recorder | None
+    followers: Sequence[Follower]
+
+    def conclude(self, outcome: Outcome) -> None:
+        """Tell everybody who follows of a result."""
+        for follower in self.followers:
+            follower.conclude(outcome.report)
 
     def measure(self, kept: list[Sample] | None) -> Outcome:
         """Follow a measurement to its end.
@@ -243,13 +328,15 @@ class _Prober:
                     case Progressed():
                         shown.show(event)
                     case Measured(report=report, elapsed_ns=elapsed_ns, sent_bytes=sent_bytes):
-                        return Outcome(
+                        outcome = Outcome(
                             report,
                             elapsed_ns,
                             sent_bytes,
                             self.destination,
                             self.wish.checks_priority,
                         )
+                        self.conclude(outcome)
+                        return outcome
                     case _:
                         pass
         raise Leaving(CANNOT_RUN, "The measurement ended without a result.")
@@ -280,15 +367,15 @@ class _Prober:
     def _events(
         self, running: Running, fetch_s: float, kept: list[Sample] | None = None
     ) -> Iterator[Event]:
-        """Every event but samples, which are recorded and kept; fetched in bunches."""
+        """Every event but samples, which followers and `kept` get; fetched in bunches."""
         while True:
             self.interruption.pause(fetch_s)
             try:
                 while (event := running.next_event(0)) is not None:
                     match event:
                         case Sampled(sample=sample):
-                            if self.recorder is not None:
-                                self.recorder.add(sample)
+                            for follower in self.followers:
+                                follower.add(sample)
                             if kept is not None:
                                 kept.append(sample)
                         case Failed() | Ended():

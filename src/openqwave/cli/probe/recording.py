@@ -4,8 +4,9 @@ The first line is of kind "measurement": the version of the program that wrote i
 towards the sink, and what was wanted of the measurement. Whom it went to is not in it, so that a
 file can be given away. The samples follow, in the order in which they were complete, as
 `estimate.samples` writes them. The last line is of kind "end" and holds what is no sample: what
-the route check found, the time and the bytes. Without it (the program was ended in the middle) a
-file replays all the same.
+the route check found, the time and the bytes; and how many of the samples each result rested on,
+the measurement's first and then those of a watch. Without it (the program was ended in the middle)
+a file replays all the same, as one measurement.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
+from openqwave.cli.plot.history import history_of
 from openqwave.cli.probe.outcome import Outcome
-from openqwave.estimate.path import report
 from openqwave.estimate.samples import Sample, from_json, to_json
 from openqwave.probing.measurement import Wish
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
+
+    from openqwave.cli.plot.history import History
+    from openqwave.model.estimates import PathReport
 
 # Changes when a reader of the old form would misread the new one.
 FORMAT = 1
@@ -53,6 +58,8 @@ class Recorder:
 
     def __init__(self, path: Path, wish: Wish, version: str) -> None:
         self._path = path
+        self._count = 0
+        self._results: list[int] = []
         with self._writing():
             self._file = path.open("w", encoding="ascii")
         self._write(
@@ -82,6 +89,11 @@ class Recorder:
     def add(self, sample: Sample) -> None:
         """Write a sample."""
         self._write_line(to_json(sample))
+        self._count += 1
+
+    def conclude(self, _: PathReport) -> None:
+        """Note that a result rests on the samples so far."""
+        self._results.append(self._count)
 
     def end(self, outcome: Outcome) -> None:
         """Write the last line, and close the file."""
@@ -91,6 +103,7 @@ class Recorder:
                 "supports_priority": outcome.report.supports_priority,
                 "elapsed_ns": outcome.elapsed_ns,
                 "sent_bytes": outcome.sent_bytes,
+                "results": self._results,
             }
         )
         self._close()
@@ -123,6 +136,8 @@ class Recording:
         supports_priority: What the route check found.
         elapsed_ns: How long the measurement took; 0 if the file does not say.
         sent_bytes: What it cost, likewise.
+        results: How many of the samples each result rested on: that of the measurement, and those
+            of a watch after it. Empty if the file does not say: then it is one of all samples.
     """
 
     wish: Wish
@@ -130,11 +145,27 @@ class Recording:
     supports_priority: bool | None = None
     elapsed_ns: int = 0
     sent_bytes: int = 0
+    results: tuple[int, ...] = ()
 
-    def outcome(self) -> Outcome:
-        """Compute the result anew from the samples."""
+    def history(self, *, only_ends: bool = False) -> History:
+        """Compute the results anew, each from its samples.
+
+        Args:
+            only_ends: Those of a watch, but the last, are left out.
+        """
+        counts = self.results or (len(self.samples),)
+        if only_ends:
+            counts = (counts[0], *counts[1:][-1:])
+        return history_of(self.samples, counts, self.supports_priority)
+
+    def outcome(self, history: History | None = None) -> Outcome:
+        """Compute the last result anew.
+
+        Args:
+            history: What `history` gave, where somebody has it already.
+        """
         return Outcome(
-            report=report(self.samples, self.supports_priority),
+            report=(history or self.history(only_ends=True)).last_report(),
             elapsed_ns=self.elapsed_ns,
             sent_bytes=self.sent_bytes,
             destination=None,
@@ -166,7 +197,7 @@ def read(path: Path) -> Recording:
                 raise ValueError("something follows the end")
             fields = json.loads(line)
             if isinstance(fields, dict) and fields.get("kind") == _LAST:
-                last = _checked_last(fields)
+                last = _checked_last(fields, len(samples))
             else:
                 samples.append(from_json(line))
     except (ValueError, TypeError) as error:
@@ -186,11 +217,17 @@ def _read_first(line: str) -> Wish:
     return Wish(**wish)
 
 
-def _checked_last(fields: dict[str, Any]) -> dict[str, Any]:
+def _checked_last(fields: dict[str, Any], count: int) -> dict[str, Any]:
     supports = fields.get("supports_priority")
     numbers = {name: fields.get(name) for name in ("elapsed_ns", "sent_bytes")}
     if supports not in (True, False, None) or not all(
         type(number) is int for number in numbers.values()
     ):
         raise ValueError("the end holds supports_priority, elapsed_ns and sent_bytes")
-    return {"supports_priority": supports} | numbers
+    # Older recordings have none.
+    results = fields.get("results", [])
+    if not isinstance(results, list) or not all(type(each) is int for each in results):
+        raise ValueError("results are a list of whole numbers")
+    if any(one > other for one, other in pairwise([0, *results, count])):
+        raise ValueError(f"results do not rest on more and more of {count} samples")
+    return {"supports_priority": supports, "results": tuple(results)} | numbers

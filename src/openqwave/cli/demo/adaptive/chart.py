@@ -11,13 +11,13 @@ well, for a printer without colours.
 
 from __future__ import annotations
 
-import logging
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from openqwave.cli.demo.adaptive.report import answer, turns
 from openqwave.cli.demo.adaptive.script import LINK_BPS, MBPS, NAMES, A, B
-from openqwave.cli.demo.chart import BLUE, GREY, VERMILION
+from openqwave.cli.plot import canvas
+from openqwave.cli.plot.canvas import BLUE, GREEN, GREY, VERMILION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from openqwave.cli.demo.adaptive.recording import Belief
     from openqwave.cli.demo.adaptive.stage import Records
 
-GREEN, PURPLE = "#009E73", "#CC79A7"
+PURPLE = "#CC79A7"
 COLOURS = {A: BLUE, B: GREEN}
-# 1760 x 1440 pixels: sharp in a page that is 880 wide.
-WIDTH_IN, HEIGHT_IN, DPI = 11.0, 9.0, 160
+SIZE_IN = 11.0, 9.0
+TITLE = f"Two streams of 12 Mbit/s that adapt to a link of {LINK_BPS // MBPS} Mbit/s"
 # Some 100 packets of the first stream a point.
 BIN_S = 0.1
 # What is free is smoothed over ten pages of the books: a tenth of a second is random, a second is
@@ -57,16 +57,11 @@ def draw(records: Records, figures: Figures, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    # It tells of its font cache where nobody asked.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
+    canvas.draw(path, SIZE_IN, TITLE, lambda figure: _paint(figure, records, figures))
 
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, layout="constrained")
-    figure.suptitle(
-        f"Two streams of 12 Mbit/s that adapt to a link of {LINK_BPS // MBPS} Mbit/s",
-        fontsize=14,
-        fontweight="bold",
-    )
+
+def _paint(figure: Any, records: Records, figures: Figures) -> None:  # noqa: ANN401 - matplotlib has no types
+    figure.suptitle(TITLE, fontsize=14, fontweight="bold")
     labels, rates, delays = figure.subplots(3, 1, sharex=True, height_ratios=(2, 5, 3))
     end_s = max(1.0, records.story_s(records.ended_ns))
     _draw_rates(rates, records)
@@ -83,7 +78,6 @@ def draw(records: Records, figures: Figures, path: Path) -> None:
         axes.tick_params(labelsize=11)
     delays.set_xlim(0, end_s)
     delays.set_xlabel("time, s", fontsize=12)
-    figure.savefig(path)
 
 
 def _events(records: Records, figures: Figures) -> list[tuple[float, str, str]]:

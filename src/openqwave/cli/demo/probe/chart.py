@@ -6,20 +6,19 @@ probe that finds the link idle waits for microseconds, and one that does not for
 packet takes. Dispersion: the arrivals of the longest trains that were sent back to back, beside
 the line that the link's true rate draws. Below, each number with its bounds, and the truth.
 
-Colours are Okabe and Ito's, which colour-blind people tell apart; truth is a dashed line and a
-diamond as well, for a printer without colours.
+Truth is a dashed line and a diamond as well as another colour, for a printer without colours.
 """
 
 from __future__ import annotations
 
-import logging
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openqwave.cli.demo.chart import BLUE, GREY, VERMILION
 from openqwave.cli.demo.probe.figures import Judged
 from openqwave.cli.demo.probe.stage import sent_ns
+from openqwave.cli.plot import canvas
+from openqwave.cli.plot.canvas import BLUE, GREY, VERMILION
 from openqwave.cli.probe.rendering import shown
 from openqwave.estimate.clocks import align
 from openqwave.estimate.samples import Gap, Train
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 MBPS, MS, NS_PER_S = 1_000_000, 1_000_000, 1_000_000_000
 
-# 1600 x 1280 pixels: sharp in a page that is 800 wide.
-WIDTH_IN, HEIGHT_IN, DPI = 10.0, 8.0, 160
+SIZE_IN = 10.0, 8.0
+TITLE = "Three links: what small probes waited, how trains arrived, the results and the truth"
 # The longest; more lines lie over each other.
 MOST_TRAINS = 4
 # Below, a probe met an idle link, and stamps are no finer.
@@ -51,11 +50,10 @@ def draw(records: Sequence[Record], figures: Figures, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    # It tells of its font cache where nobody asked.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
+    canvas.draw(path, SIZE_IN, TITLE, lambda figure: _paint(figure, records, figures))
 
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, layout="constrained")
+
+def _paint(figure: Any, records: Sequence[Record], figures: Figures) -> None:  # noqa: ANN401 - matplotlib has no types
     panels = figure.subplots(3, len(records), squeeze=False, height_ratios=(4, 4, 2))
     for column, (record, result) in enumerate(zip(records, figures.results, strict=True)):
         delays, trains, numbers = panels[:, column]
@@ -70,7 +68,6 @@ def draw(records: Sequence[Record], figures: Figures, path: Path) -> None:
             axes.tick_params(labelsize=10)
     panels[0, 0].set_ylabel("small probes waited, ms", fontsize=11)
     panels[1, 0].set_ylabel("packets of a train that arrived", fontsize=11)
-    figure.savefig(path)
 
 
 def _folded(title: str) -> str:
