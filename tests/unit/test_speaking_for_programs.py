@@ -302,19 +302,6 @@ def test_no_more_than_policy_lets_a_user_have(stage: Stage) -> None:
     stage.begin(ROOT, "/a")
 
 
-def test_rates_of_runs_are_limited_as_contracts_of_a_user_are(stage: Stage) -> None:
-    stage.carrying.obey(Policy(limits=Limits(contracts_per_user_bps=5_000)))
-    stage.begin(ME, "/a", rate_bps=3_000)
-    request = ms.StartRun(1, "app", 7, rate_bps=2_001)
-    answer = stage.ask(ME, request, "/a")
-    assert code(answer) is ErrorCode.ERROR_NO_SYSTEM_RESOURCES
-    assert "contracts_per_user_kbps" in cast("Refusal", answer).detail
-    stage.begin(ME, "/a", rate_bps=2_000)
-    stage.begin(ME, "/a")
-    stage.begin(Caller(BOB), "/b", rate_bps=5_000)
-    stage.begin(ROOT, "/a", rate_bps=50_000)
-
-
 def test_a_priority_that_needs_a_contract_needs_a_rate(stage: Stage) -> None:
     stage.carrying.obey(Policy(priority_needs_contract=True))
     started = stage.begin(ME, "/a", traffic_type=VOICE)

@@ -90,23 +90,11 @@ class SpokenFor:
             return _bad(f"a rate is 1 to {_MOST_BPS} bit/s, and not {request.rate_bps}")
         if request.dscp is not None and (refused := refuse_exact_dscp(caller, policy)):
             return refused
-        return None if caller.is_administrator else self._refuse_quota(peer.uid, request.rate_bps)
-
-    def _refuse_quota(self, uid: int, rate_bps: int | None) -> Refusal | None:
-        """May a user have another run? None means yes."""
-        runs, limits = self._carrying.runs, self._carrying.policy.limits
-        if runs.count_of(uid) >= limits.runs_per_user:
+        most = policy.limits.runs_per_user
+        if not caller.is_administrator and carrying.runs.count_of(peer.uid) >= most:
             return Refusal(
                 ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                f"{limits.runs_per_user} runs of this user go on, as many as one may have "
-                "(limits.runs_per_user)",
-            )
-        most_bps, held_bps = limits.contracts_per_user_bps, runs.rates_of(uid)
-        if most_bps is not None and rate_bps is not None and held_bps + rate_bps > most_bps:
-            return Refusal(
-                ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                f"this user's runs have {held_bps} bit/s of the {most_bps} that contracts of a "
-                "user may hold (limits.contracts_per_user_kbps)",
+                f"{most} runs of this user go on, as many as one may have (limits.runs_per_user)",
             )
         return None
 
