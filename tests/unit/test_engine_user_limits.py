@@ -348,6 +348,37 @@ def test_contracts_of_before_the_limit_count() -> None:
     assert driven.engine.entry_count == driven.empty
 
 
+def test_rates_of_runs_count() -> None:
+    driven = Shared(contracts_per_user_bps=10 * MBIT)
+    handle = driven.process(1)
+    flow = driven.flow(handle)
+
+    def runs(rates: dict[int, tuple[int, int]]) -> None:
+        driven.carry_out(driven.engine.receive_runs(rates, now_ns=driven.now_ns))
+
+    runs({1: (ANN, 6 * MBIT), 2: (BOB, 9 * MBIT)})
+    assert driven.refusal(handle, rate(flow, 5 * MBIT)) is FULL
+    driven.grant(handle, rate(flow, 4 * MBIT))
+    assert driven.engine.refuse_run(BOB, MBIT) is None
+    refusal = driven.engine.refuse_run(ANN, 1)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is FULL
+    # What is told is all there is, as often as it is told.
+    for _ in range(2):
+        runs({1: (ANN, 6 * MBIT), 3: (ANN, MBIT)})
+    assert driven.refusal(handle, rate(flow, 4 * MBIT + 1)) is FULL
+    runs({3: (ANN, MBIT)})
+    driven.grant(handle, rate(flow, 9 * MBIT))
+    driven.limit()
+    assert driven.engine.refuse_run(ANN, 99 * MBIT) is None
+    driven.limit(contracts_per_user_bps=10 * MBIT)
+    assert driven.refusal(handle, rate(flow, 9 * MBIT + 1)) is FULL
+    runs({})
+    driven.grant(handle, rate(flow, 10 * MBIT))
+    driven.grant(handle, rq.CloseHandle())
+    assert driven.engine.entry_count == driven.empty
+
+
 def test_a_contract_that_is_taken_over_is_given_back() -> None:
     driven = Shared(contracts_per_user_bps=2 * MBIT)
     handle = driven.process(1)

@@ -32,6 +32,8 @@ from openqwave.service.peers import Peer
 from openqwave.service.programs import carrying, runs, spoken
 from openqwave.service.programs.carrying import Carrying
 from openqwave.service.programs.spoken import SpokenFor
+from openqwave.subsystem.effects import Effect
+from openqwave.subsystem.engine import Engine
 from tests.unit.fake_marks import FakeMarks
 
 # Nobody has these.
@@ -85,8 +87,14 @@ class FakeGroup:
 class Looked:
     """A runtime whose lock is nobody's."""
 
+    def __init__(self, policy: Policy) -> None:
+        self.engine = Engine(policy)
+
     def look(self, look: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as the call
-        return look(None)
+        return look(self.engine)
+
+    def tell(self, tell: Callable[[Engine, int], list[Effect]]) -> None:
+        assert tell(self.engine, 0) == []
 
 
 class Caller:
@@ -127,8 +135,9 @@ class Stage:
     def start(self, policy: Policy, marks: FakeMarks | None = None, why_not: str = "") -> None:
         """Start, or start again."""
         marks = self.marks if marks is None and not why_not else marks
+        self.runtime = Looked(policy)
         self.carrying = Carrying(
-            cast("Runtime", Looked()), marks, why_not, policy, self._folder, self.clock
+            cast("Runtime", self.runtime), marks, why_not, policy, self._folder, self.clock
         )
         self._spoken = SpokenFor(self.carrying)
 

@@ -342,6 +342,21 @@ class Engine:
             self._give_turns(path)
         return self._go_on()
 
+    def receive_runs(self, rates: Mapping[int, tuple[int, int]], *, now_ns: int) -> list[Effect]:
+        """What programs are held to that ask for nothing, all of it.
+
+        Args:
+            rates: User and rate by a number of a run, which is above 0; none of administrators.
+            now_ns: Monotonic time.
+        """
+        self._take_in(now_ns)
+        self._quotas.hold_runs(rates)
+        return self._go_on()
+
+    def refuse_run(self, uid: int, rate_bps: int) -> Refusal | None:
+        """May a user's programs be held to a rate, beside all that he has? None means yes."""
+        return self._quotas.refuse_run(uid, rate_bps)
+
     def receive_interruption(self, *, now_ns: int) -> list[Effect]:
         """The machine slept: every handle is lost, every flow ends."""
         return self._interrupt(self._registry.handles, tuple(self._paths.all()), now_ns)

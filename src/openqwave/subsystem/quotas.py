@@ -4,7 +4,8 @@ Counts (handles, flows, destinations) are of processes and users, and whoever re
 with ERROR_NO_SYSTEM_RESOURCES. Rates are of users, far hosts and interfaces; see
 `admission.ceilings`.
 
-**Whose contracts count where.** Of a user all do. A host and an interface belong to a path, so
+**Whose contracts count where.** Of a user all do, and the rates of runs, by which programs are held
+to one that ask for nothing. A host and an interface belong to a path, so
 there those of adaptive flows do, which have one. What is limited as a share is limited where the
 whole is known: of a host, what its path was measured to carry; of an interface, its speed by its
 driver's word. A program that is told what is available may have just that for a moment (`notices`),
@@ -47,6 +48,8 @@ class Quotas:
         self._limits = limits
         self._are_for_paths = limits.are_for_paths
         self._users = Users(registry)
+        # Rates of runs with their users, by number; in the ledger below the ids of flows.
+        self._runs: dict[int, tuple[int, int]] = {}
         self._reached: dict[str, int] = {}
 
     @property
@@ -57,7 +60,7 @@ class Quotas:
     @property
     def entry_count(self) -> int:
         """How many entries are kept of who is there."""
-        return self._users.entry_count
+        return self._users.entry_count + len(self._runs)
 
     def obey(self, limits: Limits, paths: Paths) -> None:
         """Go by other limits from now on."""
@@ -67,6 +70,7 @@ class Quotas:
         for flow in self._registry.flows.values():
             if flow.held_bps:
                 self.hold(flow, paths.of_flow(flow) if flow.is_adaptive else None, flow.held_bps)
+        self.hold_runs(self._runs)
 
     def refuse(self, name: str, detail: str) -> Refusal:
         """Somebody has as much as a limit allows.
@@ -160,17 +164,30 @@ class Quotas:
         # It may have been recorded under other limits.
         return self._ledger.release(flow.flow_id) if self._ledger.held_bps(flow.flow_id) else None
 
+    def hold_runs(self, rates: Mapping[int, tuple[int, int]]) -> None:
+        """Record what runs of programs hold; see `Engine.receive_runs`."""
+        for number in self._runs:
+            self._ledger.release(-number)
+        self._runs = dict(rates)
+        if self._limits.contracts_per_user_bps is not None:
+            for number, (uid, rate_bps) in rates.items():
+                self._ledger.hold(-number, (UserLink(uid),), rate_bps)
+
+    def refuse_run(self, uid: int, rate_bps: int) -> Refusal | None:
+        """May the contracts of a user grow by that of a run? None means yes."""
+        return self._refuse(self._of_uid(uid), 0, rate_bps)
+
     def refuse_user(self, flow: Flow, rate_bps: int) -> Refusal | None:
         """May the contracts of a flow's user grow by this one? None means yes."""
         if self._limits.contracts_per_user_bps is None:
             return None
-        return self._refuse(self._of_user(flow), flow, rate_bps)
+        return self._refuse(self._of_user(flow), flow.held_bps, rate_bps)
 
     def refuse_path(self, flow: Flow, path: Path, rate_bps: int, now_ns: int) -> Refusal | None:
         """May the contracts on a flow's path grow by this one? None means yes."""
         if not self._are_for_paths:
             return None
-        return self._refuse(self._of_path(flow, path, now_ns), flow, rate_bps)
+        return self._refuse(self._of_path(flow, path, now_ns), flow.held_bps, rate_bps)
 
     def room_bps(self, flow: Flow, path: Path, now_ns: int) -> int | None:
         """By how much policy lets an adaptive flow's contract grow; None where it says nothing."""
@@ -179,18 +196,21 @@ class Quotas:
         ceilings = (*self._of_user(flow), *self._of_path(flow, path, now_ns))
         return min([each.room_bps(self._ledger) for each in ceilings], default=None)
 
-    def _refuse(self, ceilings: Iterator[Ceiling], flow: Flow, rate_bps: int) -> Refusal | None:
+    def _refuse(self, ceilings: Iterator[Ceiling], held_bps: int, rate_bps: int) -> Refusal | None:
         for each in ceilings:
-            refusal = each.refuse(self._ledger, flow.held_bps, rate_bps)
+            refusal = each.refuse(self._ledger, held_bps, rate_bps)
             if refusal is not None:
                 self._count(each.name)
                 return refusal
         return None
 
     def _of_user(self, flow: Flow) -> Iterator[Ceiling]:
-        limit_bps = self._limits.contracts_per_user_bps
         uid = self._users.uid_of(flow.owner)
-        if limit_bps is not None and uid is not None:
+        return iter(()) if uid is None else self._of_uid(uid)
+
+    def _of_uid(self, uid: int) -> Iterator[Ceiling]:
+        limit_bps = self._limits.contracts_per_user_bps
+        if limit_bps is not None:
             yield Ceiling("contracts_per_user_kbps", UserLink(uid), limit_bps, "of this user")
 
     def _of_path(self, flow: Flow, path: Path, now_ns: int) -> Iterator[Ceiling]:

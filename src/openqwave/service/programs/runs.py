@@ -123,6 +123,14 @@ class Runs:
         """How many a user has."""
         return sum(each.saved.uid == uid for each in self._runs.values())
 
+    def rates(self) -> dict[int, tuple[int, int]]:
+        """User and rate of those that have one, by their numbers; root's are nobody's business."""
+        return {
+            number: (run.saved.uid, run.saved.rate_bps)
+            for number, run in self._runs.items()
+            if run.saved.rate_bps and run.saved.uid
+        }
+
     def claims(self, policy: Policy) -> list[RunClaim]:
         """What the kernel is to do for them, and for those that have ended just now."""
         return [

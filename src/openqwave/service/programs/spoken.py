@@ -90,13 +90,18 @@ class SpokenFor:
             return _bad(f"a rate is 1 to {_MOST_BPS} bit/s, and not {request.rate_bps}")
         if request.dscp is not None and (refused := refuse_exact_dscp(caller, policy)):
             return refused
-        most = policy.limits.runs_per_user
-        if not caller.is_administrator and carrying.runs.count_of(peer.uid) >= most:
+        return None if caller.is_administrator else self._refuse_quota(peer.uid, request.rate_bps)
+
+    def _refuse_quota(self, uid: int, rate_bps: int | None) -> Refusal | None:
+        """May a user have another run? None means yes."""
+        runs, limits = self._carrying.runs, self._carrying.policy.limits
+        if runs.count_of(uid) >= limits.runs_per_user:
             return Refusal(
                 ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
-                f"{most} runs of this user go on, as many as one may have (limits.runs_per_user)",
+                f"{limits.runs_per_user} runs of this user go on, as many as one may have "
+                "(limits.runs_per_user)",
             )
-        return None
+        return None if rate_bps is None else self._carrying.refuse_rate(uid, rate_bps)
 
     def _start(self, peer: Peer, request: ms.StartRun, descriptor: int) -> bytes | Refusal:
         carrying = self._carrying
