@@ -164,6 +164,10 @@ class Carrying:
         self.runs.close()
         self._epoll.close()
 
+    def refuse_rate(self, uid: int, rate_bps: int) -> Refusal | None:
+        """May a user have a run of a rate, beside all that he has? None means yes."""
+        return self._runtime.look(lambda engine: engine.refuse_run(uid, rate_bps))
+
     # -- carrying out -----------------------------------------------------------------
 
     def _follow_groups(self, *, is_wanted: bool) -> None:
@@ -180,6 +184,8 @@ class Carrying:
 
     def carry_out(self) -> Refusal | None:
         """Make the kernel as it is wanted now; None, or why it stays as it was."""
+        rates = self.runs.rates()
+        self._runtime.tell(lambda engine, now_ns: engine.receive_runs(rates, now_ns=now_ns))
         marks = self._marks
         if marks is None:
             self.ruling = self._ruler.rule(self.policy, self._tree, self.why_not)
