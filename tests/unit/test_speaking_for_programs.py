@@ -311,6 +311,34 @@ def test_no_more_than_policy_lets_a_user_have(stage: Stage) -> None:
     stage.begin(ROOT, "/a")
 
 
+def test_rates_of_runs_are_limited_as_contracts_of_a_user_are(stage: Stage) -> None:
+    stage.again(Policy(limits=Limits(contracts_per_user_bps=5_000)))
+    stage.begin(ME, "/a", rate_bps=3_000)
+    request = ms.StartRun(1, "app", 7, rate_bps=2_001)
+    answer = stage.ask(ME, request, "/a")
+    assert code(answer) is ErrorCode.ERROR_NO_SYSTEM_RESOURCES
+    assert "contracts_per_user_kbps" in cast("Refusal", answer).detail
+    stage.begin(ME, "/a", rate_bps=2_000)
+    stage.begin(ME, "/a")
+    stage.begin(Caller(BOB), "/b", rate_bps=5_000)
+    stage.begin(ROOT, "/a", rate_bps=50_000)
+
+
+def test_rates_of_runs_count_with_the_contracts_of_flows(stage: Stage) -> None:
+    stage.again(Policy(limits=Limits(contracts_per_user_bps=10_000)))
+    first = stage.begin(ME, "/a", rate_bps=6_000)
+    stage.begin(Caller(ANN, has_net_admin=True), "/a", rate_bps=1_000)
+    for _ in range(2):
+        refused = stage.runtime.engine.refuse_run(ANN, 3_001)
+        assert isinstance(refused, Refusal)
+        assert "hold 7000 of the 10000 bit/s" in refused.detail
+        # After the next start as before.
+        stage.again()
+    done(stage.ask(ME, ms.EndRun(2, first.run)))
+    assert stage.runtime.engine.refuse_run(ANN, 9_000) is None
+    assert stage.runtime.engine.refuse_run(ANN, 9_001) is not None
+
+
 def test_a_priority_that_needs_a_contract_needs_a_rate(stage: Stage) -> None:
     stage.carrying.obey(Policy(priority_needs_contract=True))
     started = stage.begin(ME, "/a", traffic_type=VOICE)
