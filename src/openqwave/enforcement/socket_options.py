@@ -135,7 +135,7 @@ class SocketOptions:
         Plans that only give options back are carried out as far as possible and never
         undone: a socket without marks is what was wanted.
         """
-        gone: set[int] = set()
+        gone: list[int] = []
         # No option of a socket makes an 802.1p tag.
         untagged: set[int] = set()
         # A plan for one socket has nothing before it to bring back.
@@ -202,7 +202,7 @@ class SocketOptions:
         """What an application writes itself is its last word."""
 
     def _apply_one(
-        self, plan: SocketPlan, gone: set[int], undo: list[Callable[[], None]] | None
+        self, plan: SocketPlan, gone: list[int], undo: list[Callable[[], None]] | None
     ) -> Refusal | None:
         """Bring one socket to its treatment; on failure it is as before."""
         treatment = _express(plan.shares)
@@ -232,7 +232,7 @@ class SocketOptions:
                 return refusal
         except OutOfReach as error:
             if isinstance(error, Elsewhere):
-                gone.add(cookie)
+                gone.append(cookie)
             elif plan.shares:
                 return _refusal_of(error)
             self._leave(cookie)
@@ -272,12 +272,12 @@ class SocketOptions:
     def _owes(self, cookie: int) -> bool:
         return self._journal is not None and cookie in self._journal.left
 
-    def _lose(self, cookie: int, gone: set[int]) -> None:
+    def _lose(self, cookie: int, gone: list[int]) -> None:
         """The socket is gone."""
         hold = self._holds.pop(cookie, None)
         if hold is not None and hold.entry is not None:
             hold.entry.free()
-        gone.add(cookie)
+        gone.append(cookie)
 
     def _leave(self, cookie: int) -> None:
         """The socket is in no flow any more, but marked and out of reach."""

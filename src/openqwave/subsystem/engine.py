@@ -658,7 +658,9 @@ class Engine:
 
     def _end(self, flow: Flow) -> tuple[int, ...]:
         """End a flow; its waiting requests will be answered as aborted."""
-        self._ending.append(flow)
+        if flow.is_adaptive:
+            # Nothing waits for, or is measured of, what has no path.
+            self._ending.append(flow)
         if flow.is_adaptive or flow.held_bps:
             self._registry.journal.append(self._ledger.release(flow.flow_id))
         return self._registry.end_flow(flow)

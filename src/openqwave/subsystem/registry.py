@@ -234,7 +234,7 @@ class Registry:
             socket.flows[flow.flow_id] = flow
         if flow.is_adaptive and flow.host is None:
             flow.host = destination.host()
-            self._lead(flow)
+            self._lead(flow, flow.host)
         flow.sockets[cookie][destination] = facts.transport
         self._holdings[flow.owner].destinations += 1
         self.journal.append(lambda: self._drop(flow, cookie, destination))
@@ -339,7 +339,8 @@ class Registry:
             place = bisect_left(flow_ids, flow_id)
             if flow_ids[place] != flow_id:
                 flow_ids.insert(place, flow_id)
-        self._lead(flow)
+        if flow.host is not None:
+            self._lead(flow, flow.host)
 
     def _delete(self, flow: Flow) -> None:
         del self.flows[flow.flow_id]
@@ -358,11 +359,10 @@ class Registry:
                 del self._flows_towards[flow.host]
             self.touched.add(flow.host)
 
-    def _lead(self, flow: Flow) -> None:
-        """Know an adaptive flow by its path, once it has one."""
-        if flow.host is not None:
-            self._flows_towards.setdefault(flow.host, {})[flow.flow_id] = flow
-            self.touched.add(flow.host)
+    def _lead(self, flow: Flow, host: Endpoint) -> None:
+        """Know an adaptive flow by its path."""
+        self._flows_towards.setdefault(host, {})[flow.flow_id] = flow
+        self.touched.add(host)
 
     def _unlink(self, flow: Flow, cookie: int) -> None:
         flows = self._sockets[cookie].flows
