@@ -55,7 +55,9 @@ class OwnService:
     """
 
     def __init__(self, policy: Policy, clock: Clock | None, path: str) -> None:
-        directory = ReachableSockets()
+        # However many processes a machine has, all are looked through in one go: what is left for
+        # later would be a folder that is open, and options that are not given back yet.
+        directory = ReachableSockets(lambda: 0)
         self.runtime = Served(
             policy,
             directory,

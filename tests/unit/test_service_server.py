@@ -18,7 +18,7 @@ from dataclasses import replace
 import pytest
 
 from openqwave.admission.policy import Policy
-from openqwave.drivers import holders, processes
+from openqwave.drivers import processes
 from openqwave.ipc import messages as ms
 from openqwave.ipc.asking import (
     Answered,
@@ -155,11 +155,9 @@ def test_the_end_of_a_connection_ends_its_flows(service: OwnService, udp: socket
 
 
 def test_the_end_of_a_process_ends_its_flows_whoever_has_its_connection(
-    service: OwnService, udp: socket.socket, monkeypatch: pytest.MonkeyPatch
+    service: OwnService, udp: socket.socket
 ) -> None:
     """A fork of a client that was killed still holds the connection."""
-    # However many processes there are to look through: nothing here comes back to it later.
-    monkeypatch.setattr(holders, "_PIECE_NS", 20_000_000_000)
     before = options_of(udp)
     alive_reading, alive_writing = os.pipe()
     pid = os.fork()
