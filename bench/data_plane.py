@@ -8,8 +8,9 @@ usually written (a map of verdicts), and by IP_TOS on the socket, each on a host
 veth pair of its own. Each flow is one more peer of one socket. Packets go to one flow among all,
 which is then in the processor's caches, and to flows picked by chance, which are not when there
 are many; they are dropped where they arrive. "Bare again" is a second host without anything: what
-differs there is noise. Before the rounds a packet is caught at the other end, and has to have its
-mark.
+differs there is noise. The program is measured for packets of nobody, too, with rules for programs
+in force and without, and for what a rule or a run marks. Before the rounds a packet is caught at
+the other end, and has to have its mark.
 
 Then a change of one flow while all are there, beside a `tc` process and an `nft` process; and what
 it takes to put and to take all flows.
@@ -34,15 +35,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Final, TypeAlias
 
+from openqwave.admission.rules import Ports
 from openqwave.drivers.filters import Filters
 from openqwave.drivers.netlink import Netlink
 from openqwave.drivers.sockets import SO_COOKIE
 from openqwave.enforcement.bpf.attachment import Attachments
 from openqwave.enforcement.bpf.program import EgressProgram
+from openqwave.enforcement.claims import Claim, RuleClaim
 from openqwave.enforcement.missing import MechanismMissing
 from openqwave.enforcement.nft.elements import Element, Place, key_of, putting, taking
 from openqwave.enforcement.nft.library import Nft
@@ -50,7 +53,7 @@ from openqwave.enforcement.nft.netlink import Netfilter
 from openqwave.enforcement.nft.table import OwnTable
 from openqwave.lab.topology import Host, Lab
 from openqwave.model.endpoint import endpoint_at
-from openqwave.model.flow import Treatment
+from openqwave.model.flow import Transport, Treatment
 
 PORT: Final = 5_004
 DSCP, PRIORITY = 46, 5
@@ -66,6 +69,8 @@ PACKETS: Final = 250
 # Before them, untimed.
 WARMING: Final = 750
 CHANGES, PROCESSES = 2_000, 20
+# A policy of some length; and users from where no system gives numbers.
+RULES, ABSENT_USER = 8, 3_000_000_000
 # Of what nftables adds to a packet.
 AIM: Final = 0.5
 ETH_P_IP: Final = 0x0800
@@ -167,6 +172,53 @@ class Program(Way):
             self.program.table.write_treatment(slot, wanted[0])
 
         return {"program": change}
+
+
+class Ruled(Program):
+    """The same, with rules for programs, none of which is for this one."""
+
+    def start(self) -> None:
+        """Write as many rules as an administrator may."""
+        super().start()
+        slot = self.program.table.new_slot()
+        self.program.table.write_treatment(slot, VOICE)
+        self.program.claims.write([(each, slot) for each in self.rules()], {})
+        self.program.claims.bring_in_force()
+
+    def rules(self) -> list[RuleClaim]:
+        """Rules for users that do not exist."""
+        claim = Claim(1, VOICE)
+        return [
+            RuleClaim(claim, users=frozenset({ABSENT_USER + number})) for number in range(RULES)
+        ]
+
+
+class ByRule(Ruled):
+    """The program, which marks by the last of a few rules for this user's packets."""
+
+    def rules(self) -> list[RuleClaim]:
+        """The others are for ports that nobody sends to."""
+        last = RuleClaim(
+            Claim(1, VOICE),
+            users=frozenset({os.getuid()}),
+            protocol=Transport.UDP,
+            remote=IPv4Network(f"{IPv4Address(PEERS)}/15"),
+            remote_ports=Ports(PORT, PORT),
+        )
+        others = [replace(last, remote_ports=Ports(port, port)) for port in range(1, RULES)]
+        return [*others, last]
+
+
+class ByRun(Ruled):
+    """The program, which marks what is in a run."""
+
+    def start(self) -> None:
+        """Put the socket in it."""
+        super().start()
+        slot = self.program.table.new_slot()
+        self.program.table.write_treatment(slot, VOICE)
+        self.program.claims.put_run(1, slot)
+        self.program.claims.set_run(self.sock.fileno(), 1)
 
 
 class Marks(Way):
@@ -302,13 +354,20 @@ KINDS: Final[dict[str, type[Way]]] = {
     "bare again": Way,
     "IP_TOS": Tos,
     "program, another's socket": Program,
+    "program, rules for others": Ruled,
+    "program, the eighth rule": ByRule,
+    "program, a run": ByRun,
     "program": Program,
     "nftables, map of marks": Marks,
     "nftables, map of verdicts": Verdicts,
     "tc": Scripted,
 }
 # Of those, what sends nothing, what has no mark, and what gets no flows.
-NOT_SENDING, UNMARKED = "tc", ("bare", "bare again", "program, another's socket")
+NOT_SENDING: Final = "tc"
+UNMARKED: Final = (
+    *("bare", "bare again"),
+    *("program, another's socket", "program, rules for others"),
+)
 WITH_FLOWS: Final = ("program", "nftables, map of marks", "nftables, map of verdicts")
 
 
