@@ -1,4 +1,4 @@
-"""Pictures of real measurements: `qwave probe --plot`."""
+"""Pictures of real paths: `qwave probe --plot`, and `qwave paths --plot` of a real service."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import openqwave as qw
 from openqwave.lab.shape import Bottleneck
-from tests.kernel.qwave import Sink, finish, run, start
+from tests.kernel.qwave import TIMEOUT_S, Sink, finish, run, start
+from tests.kernel.service_stage import running
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host, Lab
@@ -115,3 +120,42 @@ def test_ctrl_c_before_a_result_leaves_no_picture(hosts: tuple[Host, Host], tmp_
         done = finish(process)
     assert (done.status, done.output) == (130, "")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.root
+def test_a_path_of_the_service_is_drawn(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    left, right = hosts
+    picture = tmp_path / "path.svg"
+    with (
+        running(left) as service,
+        Sink(right),
+        service.open() as qos,
+        left.enter(),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.connect((right.ipv4, 9))
+        flow = qos.add_socket(sock, traffic_type=qw.TrafficType.AUDIO_VIDEO)
+        # Which waits until it is known what there is.
+        flow.set_rate(2 * MBPS, self_paced=True)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "openqwave.cli", "paths", right.ipv4),
+                *("--plot", str(picture), "--for", "3", "--json"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env=os.environ | {"QWAVE_SOCKET": service.socket},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, f"Picture: {picture}\n")
+    (row,) = json.loads(done.stdout)["paths"]
+    assert row["held_bps"] == 2 * MBPS
+    words = words_of(picture)
+    assert f"Path to {right.ipv4}: wired " in words
+    assert "held by contracts 2.00" in words
+    shown = re.search(r" of ([\d.]+) Mbit/s free, 2.00 held", words)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(row["capacity_bps"] / MBPS, rel=0.01)
+    assert float(shown[1]) == pytest.approx(RATE_BPS / MBPS, rel=0.25)
+    assert "time since " in words

@@ -90,6 +90,9 @@ LIKEWISE = {
         "kernel/test_capture.py::test_a_measurement_is_told_by_name"
     ),
     ("docs/doctor.md", "qwave doctor "): "kernel/test_doctor.py::test_a_host_as_it_comes",
+    ("docs/overview.md", "qwave paths 10.0.1.2 --plot"): (
+        "kernel/test_plots.py::test_a_path_of_the_service_is_drawn"
+    ),
     ("docs/probe.md", "qwave sink"): "kernel/test_probe_and_sink.py::test_people_get_a_table",
     ("docs/probe.md", "qwave probe 10.0.1.2 --plot"): (
         "kernel/test_plots.py::test_a_measurement_and_its_recording_make_the_same_picture"

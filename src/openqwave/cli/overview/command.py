@@ -26,9 +26,12 @@ from openqwave.cli.overview.seen import (
 )
 from openqwave.cli.overview.showing import view
 from openqwave.cli.overview.words import clean
+from openqwave.cli.plot import target
 from openqwave.cli.probe.target import BadHostError, addresses_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from openqwave.cli.overview.asking import Service
     from openqwave.cli.overview.showing import Seen
     from openqwave.ipc.messages import FlowRow, RefusalRow
@@ -56,6 +59,7 @@ class Options:
         watches: Look again and again.
         interval_s: How often.
         watch_s: For how long; None for until Ctrl-C.
+        plot: Where to draw the path to the host; None for nowhere.
     """
 
     user: str | None = None
@@ -65,6 +69,7 @@ class Options:
     watches: bool = False
     interval_s: float = 1.0
     watch_s: float | None = None
+    plot: Path | None = None
 
 
 _Look: TypeAlias = "Callable[[Looker, Wanted], Seen]"
@@ -76,7 +81,10 @@ def run_flows(options: Options) -> int:
 
 
 def run_paths(options: Options) -> int:
-    """Show paths, likewise."""
+    """Show paths, likewise; or look at one for a while, and draw it."""
+    if options.plot is not None and (why := target.obstacle(options.plot)):
+        _tell(why)
+        return CANNOT_RUN
     return _run(options, _look_at_paths)
 
 
@@ -131,6 +139,11 @@ def _run(options: Options, look: _Look) -> int:
             wanted = _wanted(options, interruption)
             looker = Looker(interruption)
             try:
+                if options.plot is not None:
+                    # Here, because nothing else has any use for it.
+                    from openqwave.cli.overview.plotting import collect
+
+                    return collect(options, options.plot, looker, wanted)
                 if options.watches:
                     return _watch(options, look, looker, wanted)
                 return _show(options, look, looker, wanted)

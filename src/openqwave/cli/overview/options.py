@@ -1,5 +1,6 @@
 """The options of `qwave flows`, `paths`, `refusals` and `status`; what they do is in `command`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,10 +57,12 @@ Pid = Annotated[
 overview_app = typer.Typer(rich_markup_mode="markdown")
 
 
-def _check_watching(watches: bool, interval: float | None, for_seconds: float | None) -> None:
+def _check_watching(
+    watches: bool, interval: float | None, for_seconds: float | None, needed: str = "--watch"
+) -> None:
     for value, name in ((interval, "--interval"), (for_seconds, "--for")):
         if value is not None and not watches:
-            raise typer.BadParameter(f"{name} goes with --watch.")
+            raise typer.BadParameter(f"{name} goes with {needed}.")
 
 
 @overview_app.command()
@@ -112,18 +115,32 @@ def paths(
     watch: Watches = False,
     interval: Interval = None,
     for_seconds: ForSeconds = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Look at the path to HOST each second, for a minute or as --for says, and draw "
+            "it over time, as .png or .svg.",
+        ),
+    ] = None,
 ) -> None:
     """Show the paths to all hosts that programs of this host take an interest in.
 
     Each with the way there, what it carries, what of it is free and what contracts hold, and
     whether it is congested; or why it is not measured. Asks the service, qwaved.
 
+    With --plot Ctrl-C ends it early, and what was seen until then is drawn; --watch shows the path
+    meanwhile.
+
     Exit status: as for `qwave flows`.
     """
-    _check_watching(watch, interval, for_seconds)
+    if plot is not None and host is None:
+        raise typer.BadParameter("--plot goes with HOST.")
+    _check_watching(watch or plot is not None, interval, for_seconds, "--watch or --plot")
     from openqwave.cli.overview.command import Options, run_paths
 
-    options = Options(None, None, host, as_json, watch, interval or 1.0, for_seconds)
+    options = Options(None, None, host, as_json, watch, interval or 1.0, for_seconds, plot)
     raise typer.Exit(run_paths(options))
 
 
