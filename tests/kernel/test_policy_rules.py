@@ -337,45 +337,48 @@ def made_by(service: Qwaved) -> set[tuple[int, int]]:
     return made
 
 
-def test_connections_that_were_there_before_the_rule(
-    hosts: tuple[Host, Host], service: Qwaved, wire: Wire
+LISTENER = """
+import socket, sys
+listener = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("ready", flush=True)
+held = []
+while True:
+    held.append(listener.accept()[0])
+    for each in held:
+        each.sendall(b"x")
+"""
+
+
+def test_connections_that_were_there_before_the_service(
+    hosts: tuple[Host, Host], wire: Wire
 ) -> None:
     """A listener, what it has accepted, and what it accepts from now on."""
     left, right = hosts
-    text = (
-        "import socket, sys\n"
-        "listener = socket.create_server(('0.0.0.0', int(sys.argv[1])))\n"
-        "print('ready', flush=True)\n"
-        "held = []\n"
-        "while True:\n"
-        "    held.append(listener.accept()[0])\n"
-        "    for each in held:\n"
-        "        each.sendall(b'x')\n"
-    )
-    argv = [PYTHON, "-c", text, str(PORT)]
-    server = left.popen(argv, stdout=subprocess.PIPE)
+    server = left.popen([PYTHON, "-c", LISTENER, str(PORT)], stdout=subprocess.PIPE)
+
+    def connected() -> socket.socket:
+        with right.enter():
+            return socket.create_connection((left.ipv4, PORT))
+
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"
-        with right.enter():
-            first = socket.create_connection((left.ipv4, PORT))
-        assert first.recv(1)
-        assert set(wire.marks(PORT)) == {0}
-        service.obey(rule("one", program=PYTHON, local_ports=PORT, dscp=10))
-        before = len(wire.of(PORT))
-        with right.enter():
-            second = socket.create_connection((left.ipv4, PORT))
-        assert second.recv(1)
-        assert first.recv(1)
-        after = wire.of(PORT)[before:]
-        assert {each.destination_port for each in after} == {
-            first.getsockname()[1],
-            second.getsockname()[1],
-        }
-        # SYN-ACK of the second, and data of both.
-        assert {each.dscp for each in after} == {10}
-        first.close()
-        second.close()
+        with connected() as first, public_folder() as folder:
+            assert first.recv(1)
+            assert set(wire.marks(PORT)) == {0}
+            with contextlib.closing(Qwaved(folder, left, CONFIG)) as own:
+                own.obey(rule("one", program=PYTHON, local_ports=PORT, dscp=10))
+                own.start()
+                before = len(wire.of(PORT))
+                with connected() as second:
+                    assert second.recv(1)
+                    assert first.recv(1)
+                    ports = {first.getsockname()[1], second.getsockname()[1]}
+                after = wire.of(PORT)[before:]
+                assert {each.destination_port for each in after} == ports
+                # SYN-ACK of the second, and data of both.
+                assert {each.dscp for each in after} == {10}
+                assert "sockets that were there before" in own.log.read_text()
     finally:
         server.kill()
         server.communicate()
