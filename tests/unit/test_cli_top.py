@@ -20,6 +20,7 @@ from tests.unit.fake_service import STATUS, FakeService, Script, fake_service
 from tests.unit.terminals import INTERRUPTIBLE, Screen, environment
 from tests.unit.test_cli_overview import PATH, flow
 from tests.unit.test_cli_refusals import refusal
+from tests.unit.test_overview_programs import RULE, RUN
 
 changed = msgspec.structs.replace
 
@@ -114,15 +115,17 @@ def test_keys_go_from_pane_to_pane(served: FakeService) -> None:
             (b"\t", "> refused"),
             (b"\t", "> notices"),
             (b"\t", "> service"),
+            (b"\t", "> programs"),
             (b"\t", "> flows"),
-            (b"\x1b[Z", "> service"),
+            (b"\x1b[Z", "> programs"),
             (b"1", "> flows"),
             (b"2", "> paths"),
             (b"3", "Nothing was refused."),
             (b"4", "> notices"),
             (b"5", "process 4711, for 62 min"),
+            (b"6", "No programs are spoken for."),
             (b"h", "this help; Escape leaves it"),
-            (b"\x1b", "> service"),
+            (b"\x1b", "> programs"),
             (b"?", "> help"),
             (b"q", ""),
         ):
@@ -269,6 +272,28 @@ def test_what_was_refused_is_sorted_filtered_and_frozen(served: FakeService) -> 
         # Only what is new is asked for.
         asked = {one.after for one in served.asked if isinstance(one, ms.ListRefusals)}
         assert asked == {0, 2, 3}
+        top.leave()
+
+
+def test_programs_that_are_spoken_for_are_shown(served: FakeService) -> None:
+    served.script.programs = [RUN, RULE]
+    with Top(served) as top:
+        top.wait_for("> flows 1-3")
+        top.type(b"6")
+        top.wait_for("> programs 1-2 of 2 by number")
+        top.wait_for(lambda page: re.search(r"^run 3 +alice +mumble +4711", page, re.M) is not None)
+        page = top.wait_for("nobody of that name runs")
+        assert "sent 1,200 packets (240 kB)" in page
+        top.type(b"/games\r")
+        top.wait_for('> programs 1-1 of 1 by number, with "games"')
+        top.type(b"\x1b")
+        top.wait_for("> programs 1-2 of 2 by number")
+        top.type(b"s")
+        top.wait_for("> programs 1-2 of 2 by program")
+        served.script.programs = [RULE]
+        top.wait_for("> programs 1-1 of 1")
+        top.type(b"4")
+        top.wait_for("run 3 of mumble ended.")
         top.leave()
 
 

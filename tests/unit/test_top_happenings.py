@@ -10,10 +10,12 @@ import pytest
 from openqwave.cli.top.arranging import (
     FLOW_ORDERS,
     PATH_ORDERS,
+    PROGRAM_ORDERS,
     REFUSAL_ORDERS,
     Arrangement,
     flows_with,
     paths_with,
+    programs_with,
     refusals_with,
 )
 from openqwave.cli.top.happenings import MOST_AT_ONCE, contents, happenings
@@ -22,6 +24,7 @@ from openqwave.ipc import messages as ms
 from tests.unit.fake_service import STATUS
 from tests.unit.test_cli_overview import PATH, flow
 from tests.unit.test_cli_refusals import NOON_S, refusal
+from tests.unit.test_overview_programs import RULE, RUN
 
 if TYPE_CHECKING:
     from openqwave.cli.overview.asking import Service
@@ -131,6 +134,80 @@ def test_paths_come_and_go() -> None:
     found = words(look(paths=[PATH]), look(paths=[other]))
     assert found[0].startswith("path 10.0.1.9 is new: congested; delay; carries 20.0 Mbit/s")
     assert found[1:] == ["path 10.0.1.2 is not of interest any more"]
+
+
+# -- programs that are spoken for --------------------------------------------------------
+
+
+def spoken_for(*rows: ms.ProgramRow, **status: Any) -> Look:  # noqa: ANN401 - any field of a row
+    return Look(0.0, changed(STATUS, **status), [], [], sees_all=True, programs=rows)
+
+
+RUN_IN_FULL = (
+    "of alice; process 4711; voice; DSCP 56; rate 2.00 Mbit/s; sent 1,200 packets; "
+    "by kernel program"
+)
+RULE_IN_FULL = "program wesnoth, udp; DSCP 46; nothing marks it: nobody of that name runs"
+
+
+def test_runs_and_rules_come_and_go() -> None:
+    assert words(spoken_for(RULE), spoken_for(RUN)) == [
+        f"run 3 of mumble is new: {RUN_IN_FULL}",
+        "rule games ended",
+    ]
+    assert words(spoken_for(), spoken_for(RULE)) == [f"rule games is new: {RULE_IN_FULL}"]
+    assert [each.words for each in contents(spoken_for(RUN, RULE))] == [
+        f"run 3 of mumble: {RUN_IN_FULL}",
+        f"rule games: {RULE_IN_FULL}",
+    ]
+    # A rule that has another place is the same one, and what is counted is no happening.
+    same = changed(RULE, number=7), changed(RUN, sent_packets=9_999, excess_packets=7)
+    assert words(spoken_for(RULE, RUN), spoken_for(*same)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({}, {"backend": "", "reason": "no BTF"}, "nothing marks it: no BTF"),
+        ({"backend": "", "reason": "no BTF"}, {}, "by kernel program"),
+        ({"excess_packets": 0}, {}, "sends more than its rate"),
+        (
+            {"dropped_packets": 0},
+            {},
+            "packets are dropped, because too much waits for its turn",
+        ),
+    ],
+)
+def test_what_changes_of_a_run(before: dict[str, Any], now: dict[str, Any], expected: str) -> None:
+    found = words(spoken_for(changed(RUN, **before)), spoken_for(changed(RUN, **now)))
+    assert found == [f"run 3 of mumble: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0, [3, 4, 1]), (1, [1, 4, 3]), (2, [1, 4, 3]), (3, [3, 4, 1]), (4, [4, 3, 1])],
+    ids=[order.name for order in PROGRAM_ORDERS],
+)
+def test_orders_of_programs(number: int, expected: list[int]) -> None:
+    rows = [changed(RUN, number=4, rate_bps=1), changed(RUN, number=3, sent_packets=1), RULE]
+    found = Arrangement(PROGRAM_ORDERS, number).of(rows)
+    assert [row.number for row in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("", ["mumble", "games"]),
+        ("run 3", ["mumble"]),
+        ("WESNOTH", ["games"]),
+        ("10.toml", ["games"]),
+        ("dscp 56 alice", ["mumble"]),
+        ("kernel program", ["mumble"]),
+        ("nobody-here", []),
+    ],
+)
+def test_filters_of_programs(wanted: str, expected: list[str]) -> None:
+    assert [row.name for row in programs_with([RUN, RULE], wanted)] == expected
 
 
 # -- what was refused -------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 from openqwave.cli.overview.flows import page_of_flows
 from openqwave.cli.overview.pages import Line, Page
 from openqwave.cli.overview.words import cells
-from openqwave.cli.top import picture
+from openqwave.cli.top import picture, tables
 from openqwave.cli.top.arranging import (
     FLOW_ORDERS,
     PATH_ORDERS,
+    PROGRAM_ORDERS,
     REFUSAL_ORDERS,
     Arrangement,
 )
@@ -24,6 +25,9 @@ from openqwave.ipc import messages as ms
 from tests.unit.fake_service import STATUS
 from tests.unit.test_cli_overview import PATH, flow
 from tests.unit.test_cli_refusals import NOON_S, refusal
+from tests.unit.test_overview_programs import RULE, RUN
+
+changed = msgspec.structs.replace
 
 SIZES = [(width, height) for width in (40, 60, 80, 200) for height in (2, 3, 8, 12, 22, 60)]
 
@@ -34,12 +38,17 @@ PATHS = [msgspec.structs.replace(PATH, host=f"10.0.1.{n}") for n in range(50)]
 NOTICES = [Happening(0.0, f"{n} " + "something happened " * 8) for n in range(50)]
 REFUSALS = [refusal(n, program="obs") for n in range(1, 40)]
 REFUSALS += [refusal(n, program=EVIL, user=EVIL, detail=EVIL, host=EVIL) for n in range(40, 50)]
-LOOK = Look(0.0, STATUS, FLOWS, PATHS, sees_all=False, refusals=REFUSALS)
+PROGRAMS = [changed(RUN, number=n) for n in range(1, 40)]
+PROGRAMS += [
+    changed(RULE, number=n, name=EVIL, asks=EVIL, origin=EVIL, reason=EVIL) for n in range(1, 9)
+]
+LOOK = Look(0.0, STATUS, FLOWS, PATHS, sees_all=False, refusals=REFUSALS, programs=PROGRAMS)
 AWAY = Away(0.0, "nobody listens at " + "/somewhere" * 30)
 
 BY_FLOW = Arrangement(FLOW_ORDERS)
 BY_HOST = Arrangement(PATH_ORDERS)
 BY_TIME = Arrangement(REFUSAL_ORDERS)
+BY_NUMBER = Arrangement(PROGRAM_ORDERS)
 
 
 def texts(lines: list[Line]) -> list[str]:
@@ -50,7 +59,7 @@ def flow_lines(
     first: int, size: tuple[int, int], rows: list[ms.FlowRow], has_details: bool | None = None
 ) -> tuple[list[str], int]:
     seen = Look(0.0, STATUS, rows, [], sees_all=True)
-    lines, begun = picture.flow_lines(
+    lines, begun = tables.flow_lines(
         seen, BY_FLOW, "", first, size, has_details=has_details, is_current=True
     )
     return texts(lines), begun
@@ -63,13 +72,14 @@ def test_no_line_is_too_long_and_none_too_many(
     size: tuple[int, int], first: int, has_details: bool | None
 ) -> None:
     panes = [
-        picture.flow_lines(
-            LOOK, BY_FLOW, "", first, size, has_details=has_details, is_current=True
-        ),
-        picture.path_lines(
+        tables.flow_lines(LOOK, BY_FLOW, "", first, size, has_details=has_details, is_current=True),
+        tables.path_lines(
             LOOK, BY_HOST, "", first, size, has_details=has_details, is_current=False
         ),
-        picture.refusal_lines(
+        tables.program_lines(
+            LOOK, BY_NUMBER, "", first, size, has_details=has_details, is_current=True
+        ),
+        tables.refusal_lines(
             LOOK, BY_TIME, "", first, size, has_details=has_details, is_current=True
         ),
         picture.notice_lines(NOTICES, first, size, is_current=True),
@@ -99,7 +109,7 @@ def test_at_40_by_10_there_is_what_matters() -> None:
         "   1  ffmpeg     40         -   1.00",
     ]
     assert len(lines) == 8
-    found, _ = picture.path_lines(LOOK, BY_HOST, "", 0, (40, 8), has_details=None, is_current=True)
+    found, _ = tables.path_lines(LOOK, BY_HOST, "", 0, (40, 8), has_details=None, is_current=True)
     assert texts(found)[1:3] == [
         "host      capacity  free  held  state",
         "10.0.1.0      20.0  12.3  4.00  measured",
@@ -145,11 +155,11 @@ def test_where_there_is_nothing_that_is_said() -> None:
         ("", "No flows.", "No paths."),
         ("x", "No such flows.", "No such paths."),
     ):
-        found, _ = picture.flow_lines(
+        found, _ = tables.flow_lines(
             nothing, BY_FLOW, wanted, 0, (80, 9), has_details=None, is_current=True
         )
         assert texts(found)[1:] == [flows]
-        found, _ = picture.path_lines(
+        found, _ = tables.path_lines(
             nothing, BY_HOST, wanted, 0, (80, 9), has_details=None, is_current=True
         )
         assert texts(found)[1:] == [paths]
@@ -159,7 +169,7 @@ def test_where_there_is_nothing_that_is_said() -> None:
 
 def refusal_lines(rows: list[ms.RefusalRow], size: tuple[int, int], wanted: str = "") -> list[str]:
     seen = Look(NOON_S + 60, STATUS, [], [], sees_all=True, refusals=rows)
-    lines, _ = picture.refusal_lines(
+    lines, _ = tables.refusal_lines(
         seen, BY_TIME, wanted, 0, size, has_details=None, is_current=True
     )
     return texts(lines)
@@ -202,6 +212,26 @@ def test_what_is_higher_than_its_pane_says_so() -> None:
     assert found[-1] == "    to 192.0.2.7;…"
 
 
+def program_lines(rows: list[ms.ProgramRow], size: tuple[int, int], wanted: str = "") -> list[str]:
+    seen = Look(0.0, STATUS, [], [], sees_all=True, programs=rows)
+    lines, _ = tables.program_lines(
+        seen, BY_NUMBER, wanted, 0, size, has_details=None, is_current=True
+    )
+    return texts(lines)
+
+
+def test_programs_that_are_spoken_for_are_a_line_each() -> None:
+    found = program_lines([RULE, RUN], (80, 8))
+    assert found[0] == "> programs 1-2 of 2 by number"
+    # Runs first, as the service lists them.
+    assert [line.split()[:2] for line in found[2:]] == [["run", "3"], ["rule", "1"]]
+    found = program_lines([RULE, RUN], (40, 8))
+    assert max(map(cells, found)) <= 40
+    assert found[1].split()[-2:] == ["DSCP", "rate"]
+    assert program_lines([RUN], (80, 22), "nobody")[1:] == ["No such programs are spoken for."]
+    assert program_lines([], (80, 22))[1:] == ["No programs are spoken for."]
+
+
 def test_that_the_service_is_away_is_said_above_everything() -> None:
     lines = texts(picture.head(Away(0.0, "nobody listens"), LOOK, "", 80))
     assert lines[1].startswith(
@@ -217,6 +247,6 @@ def test_a_hundred_thousand_flows_cost_no_more_to_draw(monkeypatch: pytest.Monke
         laid_out.append(len(rows))
         return page_of_flows(rows, **options)
 
-    monkeypatch.setattr(picture, "page_of_flows", counting)
+    monkeypatch.setattr(tables, "page_of_flows", counting)
     flow_lines(50_000, (80, 22), [flow(n) for n in range(1, 100_001)])
     assert sum(laid_out) < 100

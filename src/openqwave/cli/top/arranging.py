@@ -1,4 +1,4 @@
-"""Which flows, paths and refusals are shown, and in which order.
+"""Which flows, paths, programs and refusals are shown, and in which order.
 
 What is not known stands last, however it is sorted. A filter is words; a row is shown where each
 of them is part of something that it says, as a person reads it: a program, a user, an address, a
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 from openqwave.cli.overview.filters import place_of
 from openqwave.cli.overview.paths import state_of
 from openqwave.cli.overview.refusals import request_words
-from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow
+from openqwave.ipc.messages import FlowRow, PathRow, ProgramRow, RefusalRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-R = TypeVar("R", FlowRow, PathRow, RefusalRow)
+R = TypeVar("R", FlowRow, PathRow, ProgramRow, RefusalRow)
 # What rows are sorted by; None where it is not known.
 Place: TypeAlias = "float | str | tuple[int, int] | None"
 
@@ -69,6 +69,14 @@ PATH_ORDERS: Final[Sequence[Order[PathRow]]] = (
     Order("RTT", lambda row: row.rtt_ns, largest_first=True),
 )
 
+PROGRAM_ORDERS: Final[Sequence[Order[ProgramRow]]] = (
+    # As the service lists them: runs, then rules, the best first.
+    Order("number", lambda row: (int(row.kind == "rule"), row.number)),
+    Order("program", lambda row: row.name.casefold()),
+    Order("user", lambda row: row.user.casefold()),
+    Order("rate", lambda row: row.rate_bps, largest_first=True),
+    Order("sent", lambda row: row.sent_packets, largest_first=True),
+)
 REFUSAL_ORDERS: Final[Sequence[Order[RefusalRow]]] = (
     Order("time", lambda row: row.number, largest_first=True),
     Order("program", lambda row: row.program.casefold()),
@@ -128,6 +136,12 @@ def paths_with(rows: Iterable[PathRow], wanted: str) -> list[PathRow]:
     return [row for row in rows if _says(_of_path(row), words)] if words else list(rows)
 
 
+def programs_with(rows: Iterable[ProgramRow], wanted: str) -> list[ProgramRow]:
+    """Runs and rules that say all the words."""
+    words = wanted.casefold().split()
+    return [row for row in rows if _says(_of_program(row), words)] if words else list(rows)
+
+
 def refusals_with(rows: Iterable[RefusalRow], wanted: str) -> list[RefusalRow]:
     """Refusals that say all the words."""
     words = wanted.casefold().split()
@@ -150,6 +164,13 @@ def _of_flow(row: FlowRow) -> str:
 def _of_path(row: PathRow) -> str:
     parts = [row.host, row.interface, row.source, row.gateway or "", row.link_type]
     return "\n".join([*parts, state_of(row)[0], row.obstacle, row.congestion_reason]).casefold()
+
+
+def _of_program(row: ProgramRow) -> str:
+    parts = [f"{row.kind} {row.number}", row.name, row.user]
+    parts += ["" if row.pid is None else str(row.pid), row.traffic_type or "", row.asks]
+    parts += ["" if row.dscp is None else f"dscp {row.dscp}"]
+    return "\n".join([*parts, row.cgroup, row.origin, row.backend, row.reason]).casefold()
 
 
 def _of_refusal(row: RefusalRow) -> str:

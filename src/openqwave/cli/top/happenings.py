@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from openqwave.cli.top.looks import Glance
-    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow, StatusRow
+    from openqwave.ipc.messages import FlowRow, PathRow, ProgramRow, RefusalRow, StatusRow
 
 # Of more than so many flows that begin or end at once, or that many refusals, the rest is only
 # counted: nobody reads it.
@@ -47,11 +47,13 @@ class Happening:
 
 
 def contents(look: Look) -> Iterator[Happening]:
-    """What a look saw, a line for each flow, path and refusal."""
+    """What a look saw, a line for each flow, path, program that is spoken for, and refusal."""
     for flow in look.flows:
         yield Happening(look.at_s, f"flow {flow.flow}: {_flow_in_full(flow)}")
     for path in look.paths:
         yield Happening(look.at_s, f"path {clean(path.host)}: {_path_in_full(path)}")
+    for row in look.programs:
+        yield Happening(look.at_s, f"{_spoken_for(row)}: {_program_in_full(row)}")
     yield from _refusals((), look)
 
 
@@ -116,6 +118,7 @@ def _between(before: Look, now: Look) -> Iterator[tuple[str, str]]:
         if number in flows:
             yield from _of_flow(flows[number], row)
     yield from _of_paths(before.paths, now.paths)
+    yield from _of_programs(before.programs, now.programs)
     yield from _of_service(before.status, now.status)
 
 
@@ -199,6 +202,27 @@ def _of_paths(before: Iterable[PathRow], now: Iterable[PathRow]) -> Iterator[tup
         yield f"path {clean(row.host)} is not of interest any more", PLAIN
 
 
+def _of_programs(
+    before: Iterable[ProgramRow], now: Iterable[ProgramRow]
+) -> Iterator[tuple[str, str]]:
+    # The number of a rule is its place, which goes to another one when the policy is read again.
+    programs = {_spoken_for(row): row for row in before}
+    for row in now:
+        which = _spoken_for(row)
+        was = programs.pop(which, None)
+        if was is None:
+            yield f"{which} is new: {_program_in_full(row)}", PLAIN
+            continue
+        if (was.backend, was.reason) != (row.backend, row.reason):
+            yield f"{which}: {_marked_by(row)}", PLAIN if row.backend else BAD
+        if row.excess_packets and not was.excess_packets:
+            yield f"{which}: sends more than its rate", BAD
+        if row.dropped_packets and not was.dropped_packets:
+            yield f"{which}: packets are dropped, because too much waits for its turn", BAD
+    for which in programs:
+        yield f"{which} ended", PLAIN
+
+
 def _of_service(before: StatusRow, now: StatusRow) -> Iterator[tuple[str, str]]:
     if before.pid == now.pid:
         for kind, count in sorted(now.counters.items()):
@@ -256,6 +280,34 @@ def _refusal_in_full(row: RefusalRow, now_s: float) -> str:
         f"refused to {whose}: {request_words(row)}{flow}{where}: {clean(row.detail)} "
         f"({clean(row.name)}{f'; {again}' if again else ''})"
     )
+
+
+def _spoken_for(row: ProgramRow) -> str:
+    if row.kind == "rule":
+        return f"rule {name(row.name)}"
+    return f"{clean(row.kind)} {row.number} of {name(row.name)}"
+
+
+def _program_in_full(row: ProgramRow) -> str:
+    phrases = []
+    if row.asks:
+        phrases.append(clean(row.asks))
+    if row.user:
+        phrases.append(f"of {name(row.user)}")
+    if row.pid is not None:
+        phrases.append(f"process {row.pid}")
+    if row.traffic_type is not None:
+        phrases.append(clean(row.traffic_type))
+    phrases.append("marks as the program makes them" if row.dscp is None else f"DSCP {row.dscp}")
+    if row.rate_bps is not None:
+        phrases.append(f"rate {_mbps(row.rate_bps)}")
+    if row.sent_packets is not None:
+        phrases.append(f"sent {counted(row.sent_packets, 'packet')}")
+    return "; ".join([*phrases, _marked_by(row)])
+
+
+def _marked_by(row: ProgramRow) -> str:
+    return f"by {clean(row.backend)}" if row.backend else f"nothing marks it: {clean(row.reason)}"
 
 
 def _numbers(row: PathRow) -> str:

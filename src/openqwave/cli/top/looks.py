@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
     from openqwave.cli.interruption import Interruption
-    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow, StatusRow
+    from openqwave.ipc.messages import FlowRow, PathRow, ProgramRow, RefusalRow, StatusRow
 
 # As many as a service remembers.
 _MOST_REFUSALS: Final = 1_000
@@ -35,6 +35,7 @@ class Look:
         paths: All paths.
         sees_all: Whether the service shows this user the flows of everybody.
         refusals: What was refused, the oldest first.
+        programs: Those that ask for nothing and are spoken for: runs, and rules, the best first.
     """
 
     at_s: float
@@ -43,6 +44,7 @@ class Look:
     paths: Sequence[PathRow]
     sees_all: bool
     refusals: Sequence[RefusalRow] = ()
+    programs: Sequence[ProgramRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,8 @@ def _glance(looker: Looker, refused: Refused) -> Glance:
     def ask(service: Service) -> Look:
         status = service.status()
         flows, paths = service.flows(), service.paths()
-        refusals = refused.gathered(service, status.pid)
-        return Look(time.time(), status, flows, paths, status.sees_all, refusals)
+        refusals, programs = refused.gathered(service, status.pid), service.programs()
+        return Look(time.time(), status, flows, paths, status.sees_all, refusals, programs)
 
     try:
         return looker.look(ask)

@@ -1,37 +1,26 @@
 """What the screen shows, as lines for any width and height; knows nothing of terminals.
 
-Rows are laid out as far as they are seen, so a hundred thousand flows cost as much as fifty. What
-does not fit is left out, not squeezed: columns by their rank, and rows at the end. Nothing is said
-by colour alone.
+Panes whose rows are sorted and filtered are in `tables`. Nothing is said by colour alone.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from openqwave.cli.overview.flows import page_of_flows
 from openqwave.cli.overview.looking import ADVICE
 from openqwave.cli.overview.pages import Page, folded
-from openqwave.cli.overview.paths import page_of_paths
-from openqwave.cli.overview.refusals import page_of_refusals
 from openqwave.cli.overview.status import page_of_status, page_without_service
 from openqwave.cli.overview.words import cells, counted, cut
-from openqwave.cli.top.arranging import Arrangement, flows_with, paths_with, refusals_with
 from openqwave.cli.top.looks import Away, Look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from openqwave.cli.overview.pages import Line, Piece
     from openqwave.cli.top.happenings import Happening
     from openqwave.cli.top.looks import Glance
-    from openqwave.ipc.messages import FlowRow, PathRow, RefusalRow
 
-_T = TypeVar("_T")
-
-# A pane that is as high has room for what stands below rows; lower ones have more rows instead.
-DETAILS_FROM_LINES: Final = 12
 # Why there is no service, in the lines that may be spent on it.
 _MOST_AWAY_LINES = 3
 _GAP = "  "
@@ -137,124 +126,7 @@ def title(words: str, *, is_current: bool, width: int) -> Line:
     return [(text + " " * (width - cells(text)), "bold reverse" if is_current else "underline")]
 
 
-def shows_details(name: str, height: int) -> bool:
-    """Does a pane have what stands below its rows, unless somebody wants it otherwise?"""
-    return name == "refused" or height >= DETAILS_FROM_LINES
-
-
-def flow_lines(
-    look: Look,
-    arrangement: Arrangement[FlowRow],
-    wanted: str,
-    first: int,
-    size: tuple[int, int],
-    *,
-    has_details: bool | None,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    """The pane of flows.
-
-    Args:
-        look: What was seen.
-        arrangement: In which order.
-        wanted: The filter; empty for none.
-        first: Begin with this row.
-        size: Width and height.
-        has_details: With what stands below rows; None where that depends on the height.
-        is_current: Whether keys move this pane.
-
-    Returns:
-        Its lines, and the row that it really begins with: not one beyond the last.
-    """
-    rows = arrangement.of(flows_with(look.flows, wanted))
-
-    def page(part: Sequence[FlowRow], width: int) -> Page:
-        return page_of_flows(part, sees_all=True, is_filtered=bool(wanted), width=width)
-
-    words = f"flows {{}} {arrangement.words}{_filter_words(wanted)}"
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
-
-
-def path_lines(
-    look: Look,
-    arrangement: Arrangement[PathRow],
-    wanted: str,
-    first: int,
-    size: tuple[int, int],
-    *,
-    has_details: bool | None,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    """The pane of paths; see `flow_lines`."""
-    rows = arrangement.of(paths_with(look.paths, wanted))
-
-    def page(part: Sequence[PathRow], width: int) -> Page:
-        return page_of_paths(part, is_filtered=bool(wanted), width=width)
-
-    words = f"paths {{}} {arrangement.words}{_filter_words(wanted)}"
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
-
-
-def refusal_lines(
-    look: Look,
-    arrangement: Arrangement[RefusalRow],
-    wanted: str,
-    first: int,
-    size: tuple[int, int],
-    *,
-    has_details: bool | None,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    """The pane of what was refused, the newest first; see `flow_lines`.
-
-    What stands below rows is why, so it is there however low the pane is.
-    """
-    rows = arrangement.of(refusals_with(reversed(look.refusals), wanted))
-
-    def page(part: Sequence[RefusalRow], width: int) -> Page:
-        return page_of_refusals(
-            part, sees_all=True, is_filtered=bool(wanted), width=width, now_s=look.at_s
-        )
-
-    words = f"refused {{}} {arrangement.words}{_filter_words(wanted)}"
-    if has_details is None:
-        has_details = shows_details("refused", size[1])
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
-
-
-def _filter_words(wanted: str) -> str:
-    return f', with "{wanted}"' if wanted else ""
-
-
-def _table(
-    rows: Sequence[_T],
-    page_of: Callable[[Sequence[_T], int], Page],
-    words: str,
-    first: int,
-    size: tuple[int, int],
-    has_details: bool | None,
-    *,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    width, height = size
-    if has_details is None:
-        has_details = shows_details("", height)
-    first = max(0, min(first, len(rows) - 1))
-    # What is below the pane's title.
-    room = max(1, height - 1)
-    page = _bare(page_of(rows[first : first + room], width), has_details=has_details)
-    shown = len(page.blocks)
-    while shown > 1 and len(page.lines()) > room:
-        # Notes are about the rows that are there, so fewer rows have fewer notes.
-        shown = min(shown - 1, _blocks_in(page, room - len(page.foot)))
-        page = _bare(page_of(rows[first : first + shown], width), has_details=has_details)
-    place = f"{first + 1}-{first + len(page.blocks)} of {len(rows):,}" if rows else "0"
-    top = title(words.format(place), is_current=is_current, width=width)
-    # A row may be higher than the pane.
-    return _cropped([top, *page.lines()], size), first
-
-
-def _cropped(lines: list[Line], size: tuple[int, int]) -> list[Line]:
+def cropped(lines: list[Line], size: tuple[int, int]) -> list[Line]:
     """As many lines as there is room for; a mark at the end says that there are more."""
     width, height = size
     if len(lines) <= height:
@@ -265,27 +137,10 @@ def _cropped(lines: list[Line], size: tuple[int, int]) -> list[Line]:
     return [*kept, [(cut(text, width - 1).removesuffix("…") + "…", style)]]
 
 
-def _bare(page: Page, *, has_details: bool) -> Page:
-    """The page, without what stands below rows where that is not wanted."""
-    if has_details or not page.blocks:
-        return page
-    return Page(page.head, [block[:1] for block in page.blocks])
-
-
-def _blocks_in(page: Page, room: int) -> int:
-    """How many of its rows fit, and at least one."""
-    left = room - len(page.head)
-    for number, block in enumerate(page.blocks):
-        left -= len(block)
-        if left < 0:
-            return max(1, number)
-    return len(page.blocks)
-
-
 def notice_lines(
     notices: Sequence[Happening], first: int, size: tuple[int, int], *, is_current: bool
 ) -> tuple[list[Line], int]:
-    """The pane of notices, the newest first; see `flow_lines`."""
+    """The pane of notices, the newest first; see `tables.flow_lines`."""
     width, height = size
     first = max(0, min(first, len(notices) - 1))
     lines: list[Line] = []
@@ -302,13 +157,13 @@ def notice_lines(
         lines = [[("Nothing has happened since this began.", "")]]
     place = f"{first + 1}-{first + shown} of {len(notices):,}" if notices else "0"
     top = title(f"notices {place}, newest first", is_current=is_current, width=width)
-    return _cropped([top, *lines], size), first
+    return cropped([top, *lines], size), first
 
 
 def service_lines(
     glance: Glance | None, seen: Look | None, first: int, size: tuple[int, int]
 ) -> tuple[list[Line], int]:
-    """The pane of the service; see `flow_lines`."""
+    """The pane of the service; see `tables.flow_lines`."""
     width, _ = size
     if isinstance(glance, Away):
         page = page_without_service(glance.reason, ADVICE, width)
@@ -335,7 +190,7 @@ def text_lines(
 
 _HELP: Final = (
     ("q, Ctrl-C", "end"),
-    ("Tab, 1 2 3 4 5", "go to flows, paths, what was refused, notices, the service"),
+    ("Tab, 1 to 6", "go to flows, paths, what was refused, notices, the service, programs"),
     ("up, down", "move by a row; PgUp, PgDn by ten; Home, End"),
     ("/", "show only rows with some words; Enter keeps them, Escape drops them"),
     ("s", "sort by something else"),
@@ -351,11 +206,11 @@ _HELP_NOTES: Final = (
     "`qwave top --plain` says the same in lines, for screen readers.",
 )
 # The longest of the keys, and a gap.
-_HELP_KEY = 16
+_HELP_KEY = 14
 
 
 def help_lines(first: int, size: tuple[int, int]) -> tuple[list[Line], int]:
-    """The help; see `flow_lines`."""
+    """The help; see `tables.flow_lines`."""
     width, _ = size
     lines: list[Line] = []
     for key, words in _HELP:

@@ -18,10 +18,11 @@ from textual.message import Message
 from textual.widgets import Input
 
 from openqwave.cli.interruption import Interrupted
-from openqwave.cli.top import picture
+from openqwave.cli.top import picture, tables
 from openqwave.cli.top.arranging import (
     FLOW_ORDERS,
     PATH_ORDERS,
+    PROGRAM_ORDERS,
     REFUSAL_ORDERS,
     Arrangement,
 )
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
 
 # Panes that share the screen where it is high enough for all of them.
 _SHARED: Final = ("flows", "paths", "notices")
-_TAKING_TURNS: Final = ("flows", "paths", "refused", "notices", "service")
+_TAKING_TURNS: Final = ("flows", "paths", "refused", "notices", "service", "programs")
 _PANES: Final = (*_TAKING_TURNS, "help")
 # Panes whose rows are sorted and filtered.
 _TABLES: Final[dict[str, Callable[..., tuple[list[Line], int]]]] = {
-    "flows": picture.flow_lines,
-    "paths": picture.path_lines,
-    "refused": picture.refusal_lines,
+    "flows": tables.flow_lines,
+    "paths": tables.path_lines,
+    "refused": tables.refusal_lines,
+    "programs": tables.program_lines,
 }
 # Each has two rows at least, with title and heading, and the flows twice that.
 _SHARED_FROM_LINES: Final = 20
@@ -106,6 +108,7 @@ class TopApp(App[None]):
         Binding("3", "go('refused')"),
         Binding("4", "go('notices')"),
         Binding("5", "go('service')"),
+        Binding("6", "go('programs')"),
         Binding("h,question_mark,f1", "go('help')"),
         Binding("escape", "leave", priority=True),
         Binding("up,k", "move(-1)"),
@@ -149,6 +152,7 @@ class TopApp(App[None]):
             "flows": Arrangement(FLOW_ORDERS),
             "paths": Arrangement(PATH_ORDERS),
             "refused": Arrangement(REFUSAL_ORDERS),
+            "programs": Arrangement(PROGRAM_ORDERS),
         }
 
     def compose(self) -> ComposeResult:
@@ -376,7 +380,7 @@ class TopApp(App[None]):
         """Show or hide what stands below rows."""
         if self._has_details is None:
             height = self.query_one(f"#{self._current}").size.height
-            self._has_details = not picture.shows_details(self._current, height)
+            self._has_details = not tables.shows_details(self._current, height)
         else:
             self._has_details = not self._has_details
         self._redraw(*_TABLES)
