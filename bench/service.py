@@ -74,7 +74,9 @@ def service(folder: Path) -> Iterator[int]:
     """The service; its process."""
     (folder / "qwaved.toml").write_text(
         f'[service]\nstate_directory = "{folder}"\n[sink]\nenabled = false\n'
-        "[limits]\nflows = 200000\ndestinations = 200000\n[enforcement]\nmost_flows = 262144\n"
+        "[limits]\nflows = 200000\ndestinations = 200000\n"
+        "flows_per_user = 200000\ndestinations_per_user = 200000\n"
+        "[enforcement]\nmost_flows = 262144\n"
     )
     path = str(folder / "qwaved.sock")
     notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -204,6 +204,27 @@ def test_the_processes_of_a_user_are_not_added_up_at_every_call() -> None:
     assert costs[1] - costs[0] < 10 * 1_000
 
 
+def test_a_process_that_closes_one_of_its_handles_is_there_still() -> None:
+    driven = Shared(flows_per_user=2)
+    first, second = driven.process(1), driven.process(1)
+    driven.flow(first, 1)
+    driven.flow(second, 2)
+    driven.grant(second, rq.CloseHandle())
+    other = driven.process(2)
+    driven.flow(other, 3)
+    assert driven.refusal(other, add(0, facts(4))) is FULL
+
+
+def test_what_a_process_had_as_an_administrator_counts_once_it_is_none() -> None:
+    driven = Shared(flows_per_user=4)
+    root, other = driven.process(1, None), driven.process(2)
+    driven.flow(other, 1)
+    for cookie in (2, 3, 4):
+        driven.flow(root, cookie)
+    driven.process(1)
+    assert driven.refusal(other, add(0, facts(5))) is FULL
+
+
 def test_nothing_is_kept_of_who_is_gone() -> None:
     driven = Shared(contracts_per_user_bps=10 * MBIT)
     handles = [driven.process(owner, 1000 + owner % 3) for owner in range(1, 10)]
@@ -348,6 +369,17 @@ def test_contracts_of_before_the_limit_count() -> None:
     assert driven.engine.entry_count == driven.empty
 
 
+def test_nothing_is_kept_of_a_limit_that_is_lifted() -> None:
+    driven = Shared(contracts_per_user_bps=10 * MBIT)
+    handle = driven.process(1)
+    flow = driven.flow(handle)
+    driven.grant(handle, rate(flow, MBIT))
+    driven.limit()
+    driven.grant(handle, rate(flow, 0))
+    driven.grant(handle, rq.CloseHandle())
+    assert driven.engine.entry_count == driven.empty
+
+
 def test_rates_of_runs_count() -> None:
     driven = Shared(contracts_per_user_bps=10 * MBIT)
     handle = driven.process(1)
@@ -371,6 +403,8 @@ def test_rates_of_runs_count() -> None:
     driven.grant(handle, rate(flow, 9 * MBIT))
     driven.limit()
     assert driven.engine.refuse_run(ANN, 99 * MBIT) is None
+    runs({})
+    runs({4: (ANN, MBIT)})
     driven.limit(contracts_per_user_bps=10 * MBIT)
     assert driven.refusal(handle, rate(flow, 9 * MBIT + 1)) is FULL
     runs({})

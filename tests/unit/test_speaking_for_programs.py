@@ -327,6 +327,8 @@ def test_rates_of_runs_are_limited_as_contracts_of_a_user_are(stage: Stage) -> N
 def test_rates_of_runs_count_with_the_contracts_of_flows(stage: Stage) -> None:
     stage.again(Policy(limits=Limits(contracts_per_user_bps=10_000)))
     first = stage.begin(ME, "/a", rate_bps=6_000)
+    stage.begin(ROOT, "/a", rate_bps=9_000)
+    assert stage.runtime.engine.refuse_run(0, 9_000) is None
     stage.begin(Caller(ANN, has_net_admin=True), "/a", rate_bps=1_000)
     for _ in range(2):
         refused = stage.runtime.engine.refuse_run(ANN, 3_001)
