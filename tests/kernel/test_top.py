@@ -12,6 +12,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +23,9 @@ import openqwave as qw
 from openqwave.cli.overview.command import Options, run_refusals
 from openqwave.lab.capture import Direction
 from openqwave.lab.topology import Host
+from tests.kernel.data_plane_stage import serving
+from tests.kernel.run_stage import CONFIG as RUNS
+from tests.kernel.run_stage import ground, start
 from tests.kernel.service_stage import (
     NOBODY,
     TIMEOUT_S,
@@ -35,6 +40,13 @@ from tests.unit.test_cli_top import COLOUR
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
 
 PORT = 6_000
+# Sends a datagram, and waits until it is told to end.
+SAY = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
+sys.stdin.read()
+"""
 NO_SINK = "[sink]\nenabled = false\n"
 INTERVAL = ["--interval", "0.2"]
 # Sizes with the last line of a screen, and the heading of flows.
@@ -288,6 +300,23 @@ def test_the_service_is_killed_and_comes_back(service: Qwaved, pair: tuple[Host,
             user.call(begin, far.ipv4, "VOICE")
             user.call(want_a_mark)
             top.wait_for("> refused 1-1 of 1")
+        top.leave()
+
+
+def test_programs_that_are_spoken_for(pair: tuple[Host, Host]) -> None:
+    near, far = pair
+    with ground() as place, serving(near, RUNS) as service, Top(service) as top:
+        top.press(b"6", "No programs are spoken for.")
+        argv = [*place.run("--type", "voice", "--rate", "2mbit"), sys.executable, "-c", SAY]
+        with start(near, [*argv, far.ipv4, str(PORT)], service, stdin=subprocess.PIPE) as process:
+            top.wait_for_line(r"^run 1 +root +\S+ +\d+ +voice +56 +2\.00$")
+            top.wait_for("sent 1 packet (")
+            process.communicate(timeout=TIMEOUT_S)
+            assert process.returncode == 0
+        top.wait_for("No programs are spoken for.")
+        top.press(b"4", "> notices")
+        top.wait_for_line(r"run 1 of \S+ is new: of root; process \d+; voice; DSCP 56; rate 2\.00 ")
+        top.wait_for_line(r"run 1 of \S+ ended\.$")
         top.leave()
 
 
