@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import openqwave
+from openqwave.drivers.cgroups import CgroupTrouble, folder_of, mounted, sweep
 
 if TYPE_CHECKING:
     from openqwave.lab.hosts import Host
@@ -177,3 +178,6 @@ def booted(host: Host, directory: Path) -> Iterator[Machine]:
     finally:
         first.kill()
         first.communicate(timeout=TIMEOUT_S)
+        # Its service is not root, and leaves it to the next run to remove what one was in.
+        with suppress(CgroupTrouble):
+            sweep(folder_of(mounted(), os.getpid()))
