@@ -127,6 +127,46 @@ def test_tracked_hosts_are_limited() -> None:
     driven.grant(handle, rq.StartTracking(B.host(), None))
 
 
+def test_each_limit_that_was_in_the_way_is_counted() -> None:
+    limits = Limits(
+        handles=1,
+        flows=1,
+        destinations=2,
+        destinations_per_flow=1,
+        tracked_hosts=1,
+        pending_operations=1,
+    )
+    driven = Driven(Policy(limits=limits))
+    handle = driven.open()
+    for host in (A, B):
+        driven.see(host, view())
+    driven.grant(handle, rq.StartTracking(HOST, None))
+    assert driven.engine.limits_reached == {}
+    assert isinstance(driven.engine.open_handle(OWNER), Refusal)
+    assert driven.refusal(handle, rq.StartTracking(B.host(), None)) is FULL
+    flow = driven.flow(handle, 1, A)
+    assert driven.refusal(handle, add(0, facts(2))) is FULL
+    assert driven.refusal(handle, add(flow, facts(1), B)) is FULL
+    driven.join(handle, flow, 2, A)
+    assert driven.refusal(handle, add(flow, facts(3), A)) is FULL
+    driven.grant(handle, rq.RemoveSocket(flow, None))
+    flow = driven.flow(handle, 1, A, is_adaptive=True)
+    driven.waits(handle, notify(flow, NoticeKind.CONGESTED))
+    assert driven.refusal(handle, notify(flow, NoticeKind.UNCONGESTED)) is FULL
+    # A limit of each name, once.
+    assert driven.engine.limits_reached == dict.fromkeys(
+        [
+            "handles",
+            "tracked_hosts",
+            "flows",
+            "destinations_per_flow",
+            "destinations",
+            "pending_operations",
+        ],
+        1,
+    )
+
+
 # -- tracking -------------------------------------------------------------------------
 
 # By contract: "Address of a bad family or malformed, unspecified, or multicast:

@@ -140,7 +140,7 @@ class Engine:
             policy.experiments,
         )
         self._notices = Notices(self._paths, self._ledger, self._quotas)
-        self._tracking = Tracking(self._notices, self._paths, policy)
+        self._tracking = Tracking(self._notices, self._paths, self._quotas, policy)
         self._usage = Usage(self._registry, self._paths, self._ledger)
         self._remarking = Remarking(self._registry)
         self._views = Views(self._registry, self._paths, self._notices, self._usage, policy)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openqwave.model.endpoint import Endpoint
     from openqwave.subsystem.notices import Notices
     from openqwave.subsystem.paths import Paths
+    from openqwave.subsystem.quotas import Quotas
     from openqwave.subsystem.registry import Handle
     from openqwave.subsystem.requests import StartTracking, StopTracking
 
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 class Tracking:
     """The interests of all handles; each handle keeps its own list."""
 
-    def __init__(self, notices: Notices, paths: Paths, policy: Policy) -> None:
+    def __init__(self, notices: Notices, paths: Paths, quotas: Quotas, policy: Policy) -> None:
         self._notices = notices
         self._paths = paths
+        self._quotas = quotas
         self._policy = policy
 
     def obey(self, policy: Policy) -> None:
@@ -45,9 +47,7 @@ class Tracking:
         if refusal is not None:
             return refusal
         if host not in handle.tracked and len(handle.tracked) >= self._policy.limits.tracked_hosts:
-            return Refusal(
-                ErrorCode.ERROR_NO_SYSTEM_RESOURCES, "too many hosts are tracked; stop some"
-            )
+            return self._quotas.refuse("tracked_hosts", "too many hosts are tracked; stop some")
         if isinstance(request.path, Refusal):
             return request.path
         if isinstance(request.path, Unmeasurable) and request.path.is_of_caller:
