@@ -96,10 +96,10 @@ def is_as_shown(
             line = re.sub(pattern, meant, line)
         return " ".join(line.split())
 
-    wanted = "\n".join(same(line) for line in shown if line.strip())
+    wanted = "\n".join(filter(None, map(same, shown)))
     pattern = re.escape(wanted)
     # Whole lines, and none of them, too.
     pattern = re.sub(r"(?:^|(?<=\n))(?:\\\.){3}(?:\\\n|$)", r"(?:.*\\n)*", pattern)
     pattern = pattern.replace(r"\.\.\.", ".*")
-    have = "".join(f"{same(line)}\n" for line in printed.splitlines() if line.strip())
+    have = "".join(f"{line}\n" for line in map(same, printed.splitlines()) if line)
     return re.fullmatch(f"{pattern}\n?", have) is not None

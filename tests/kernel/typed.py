@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # A package index may be slow.
 INSTALLING_TIMEOUT_S = 300
+MOMENT_S = 1.0
 MARKER = "<<typed>>"
 # What bash says when a job was killed and there is no terminal whose settings could be kept.
 NO_TERMINAL = re.compile(r"^bash: .* tcsetattr: .*\n", re.MULTILINE)
@@ -85,18 +86,18 @@ class Shell:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.kill()
         self._process.wait(TIMEOUT_S)
         self._process.stdin.close()
-        # What it has started may hold the other end for a while.
-        self._reader.join(TIMEOUT_S)
-        self._process.stdout.close()
+        # What it has started holds the other end, where a page was not followed to its end; it
+        # goes with the machine.
+        self._reader.join(MOMENT_S)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
 
     def type(self, typed: str) -> tuple[str, int]:
         """Type a command; returns all that is printed until it is done, and its exit status."""
