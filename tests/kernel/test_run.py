@@ -113,6 +113,36 @@ def said(wire: Wire, port: int = RECEIVER) -> list[tuple[str, int]]:
     return [(each.payload.decode(), each.dscp) for each in wire.of(port)]
 
 
+# Sends a datagram each time that it is given a line, and says so.
+SPEAKER = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for line in sys.stdin:
+    sock.sendto(line.strip().encode(), (sys.argv[1], int(sys.argv[2])))
+    print("said", flush=True)
+"""
+
+
+class Speaker:
+    """A program that says what it is told, from one socket."""
+
+    def __init__(self, host: Host, to: str, service: Qwaved, wrapper: list[str]) -> None:
+        argv = [*wrapper, sys.executable, "-c", SPEAKER, to, str(RECEIVER)]
+        self.process = start(host, argv, service, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "said\n"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.communicate()
+
+
 # -- the programs -----------------------------------------------------------------------
 
 
@@ -300,6 +330,69 @@ def test_what_is_executed_and_fails_leaves_nothing(
     assert place.below() == []
 
 
+def test_many_runs_at_once_are_told_apart(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
+) -> None:
+    left, right = hosts
+    speakers = {}
+    try:
+        for dscp in range(1, 17):
+            wrapper = place.run(f"--dscp={dscp}") if dscp % 4 else place.entering()
+            speakers[dscp] = Speaker(left, right.ipv4, service, wrapper)
+        until(lambda: len(programs_of(service)) == 12)
+        for word in ("first", "second"):
+            for dscp, speaker in speakers.items():
+                speaker.say(f"{word} {dscp}")
+    finally:
+        for speaker in speakers.values():
+            speaker.kill()
+    until_none(service)
+    assert said(wire) == [
+        (f"{word} {dscp}", dscp if dscp % 4 else 0)
+        for word in ("first", "second")
+        for dscp in range(1, 17)
+    ]
+
+
+# Sends by the socket that is its standard input.
+BY_STDIN = """
+import socket, sys
+socket.socket(fileno=0).sendto(sys.argv[3].encode(), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_a_socket_belongs_to_whoever_has_made_it(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
+) -> None:
+    left, right = hosts
+    argv = [sys.executable, "-c", BY_STDIN, right.ipv4, str(RECEIVER)]
+    with open_socket(left) as brought:
+        process = start(
+            left, [*place.run("--type=voice"), *argv, "brought"], service, stdin=brought.fileno()
+        )
+        assert process.wait(PATIENCE_S) == 0
+    # The other way round: made in a run, and used by somebody outside.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        handing = "import socket, sys; sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        handing += "socket.send_fds(socket.socket(fileno=0), [b'x'], [sock.fileno()]); "
+        handing += "sys.stdout.write('handed'); sys.stdout.flush(); sys.stdin.read()"
+        process = start(
+            left,
+            [*place.run("--type=voice"), sys.executable, "-c", handing],
+            service,
+            stdin=theirs.fileno(),
+            stdout=subprocess.PIPE,
+        )
+        _, numbers, _, _ = socket.recv_fds(ours, 1, 1)
+        with socket.socket(fileno=numbers[0]) as handed:
+            handed.sendto(b"handed", (right.ipv4, RECEIVER))
+        process.kill()
+        process.communicate()
+    until_none(service)
+    assert said(wire) == [("brought", 0), ("handed", VOICE)]
+
+
 # -- who may ----------------------------------------------------------------------------
 
 
@@ -414,35 +507,6 @@ def test_another_users_run_is_not_theirs_to_see(
 
 # -- ends -------------------------------------------------------------------------------
 
-# Sends a datagram each time that it is given a line, and says so.
-SPEAKER = """
-import socket, sys
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for line in sys.stdin:
-    sock.sendto(line.strip().encode(), (sys.argv[1], int(sys.argv[2])))
-    print("said", flush=True)
-"""
-
-
-class Speaker:
-    """A program that says what it is told, from one socket."""
-
-    def __init__(self, host: Host, to: str, service: Qwaved, wrapper: list[str]) -> None:
-        argv = [*wrapper, sys.executable, "-c", SPEAKER, to, str(RECEIVER)]
-        self.process = start(host, argv, service, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def say(self, word: str) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "said\n"
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.communicate()
-
 
 def test_a_run_is_ended_before_its_program(
     hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
@@ -462,6 +526,29 @@ def test_a_run_is_ended_before_its_program(
     assert place.processes() == [speaker.process.pid]
     speaker.kill()
     assert said(wire) == [("marked", VOICE), ("not", 0)]
+
+
+def test_the_outer_run_is_ended_first(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
+) -> None:
+    left, right = hosts
+    inner = [*QWAVE, "run", "--type=voice", "--"]
+    wrapper = [*place.run("--type=background", "--name=outer"), *inner]
+    speaker = Speaker(left, right.ipv4, service, wrapper)
+    speaker.say("in both")
+    outer, _ = programs_of(service)
+    assert outer.name == "outer"
+    status, out, err = finished(left, [*QWAVE, "attach", "--end", str(outer.number)], service)
+    assert (status, err) == (0, "")
+    assert "cannot be removed yet: processes or other cgroups are in it" in out
+    assert [row.number for row in programs_of(service)] != [outer.number]
+    speaker.say("in the inner one")
+    speaker.kill()
+    until_none(service)
+    # Who comes next sweeps up.
+    until(lambda: len(place.below()) == 1)
+    assert finished(left, [*place.run("--type=voice"), "true"], service) == (0, "", "")
+    assert said(wire) == [("in both", VOICE), ("in the inner one", VOICE)]
 
 
 def test_everything_is_killed_and_nothing_is_left(
