@@ -7,6 +7,8 @@ import os
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
@@ -634,3 +636,47 @@ def test_without_a_description_of_types_all_else_is_as_well() -> None:
     creation = Creation(-1, nothing)
     assert "cut off" in creation.begin()
     creation.close()
+
+
+# -- rights ------------------------------------------------------------------------------------
+
+TRY = """
+from ipaddress import ip_network
+from openqwave.enforcement.bpf.creation import Creation
+from openqwave.enforcement.bpf.program import EgressProgram, Sizes
+from openqwave.enforcement.claims import Claim, RuleClaim
+from openqwave.model.flow import Treatment
+import socket
+with EgressProgram.load(Sizes(16, 16, 16, 16, 16)) as program, socket.socket() as sock:
+    rule = RuleClaim(Claim(1, Treatment()), frozenset({1}), None, frozenset({2}))
+    program.claims.write([(rule, 1)], {3: 1})
+    program.claims.bring_in_force()
+    program.claims.put_run(1, 1)
+    program.claims.set_run(sock.fileno(), 1)
+    print("all but executables")
+    creation = Creation(program.owners)
+    print(creation.begin() or "and executables")
+    creation.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("rights", "said"),
+    [
+        pytest.param("+net_admin,+cap_38,+cap_39", "and executables", marks=TELLS_TYPES),
+        ("+net_admin,+cap_39", "CAP_PERFMON is missing"),
+    ],
+)
+def test_two_rights_suffice_for_all_but_executables(rights: str, said: str) -> None:
+    kept = f"-all,{rights}"
+    caps = [f"--{kind}={kept}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+    outcome = subprocess.run(
+        ["/usr/bin/setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *caps]
+        + [sys.executable, "-c", TRY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "all but executables" in outcome.stdout, outcome
+    assert said in outcome.stdout, outcome

@@ -77,18 +77,19 @@ class _Held:
     Attributes:
         claim: As it stands there.
         slot: Its number.
-        serial: Used for no other claim, before or after: the run's number for sockets.
+        serial: Used for no other claim, before or after.
+        run: The number by which sockets are put in it, which no other run has, before or after; 0
+            where none can be.
         shaped: How the queues hold it to its rate; None where they do not.
         unshaped: Why they do not, though it wants that; else empty.
-        takes_sockets: Whether sockets can be put in it.
     """
 
     claim: Claim
     slot: int
     serial: int
+    run: int = 0
     shaped: Shaped | None = None
     unshaped: str = ""
-    takes_sockets: bool = False
 
     @property
     def shaper_id(self) -> int:
@@ -153,6 +154,8 @@ class ClaimedPrograms:
                     refusal = Refusal(refusal.code, detail)
             return refusal
         self._rules, self._runs = wanted, wanted_runs
+        for claim_id in self._held.keys() - {run.claim.claim_id for run in wanted_runs}:
+            self._take_no_sockets(self._held[claim_id])
         for claim_id in self._held.keys() - claims.keys():
             self._let_go(self._held.pop(claim_id))
         return None
@@ -211,20 +214,21 @@ class ClaimedPrograms:
     def _let_go(self, held: _Held) -> None:
         """Free the slot of a claim, to which nothing leads any more."""
         self._shapers.end(held.shaper_id)
-        self._claims.drop_run(held.serial)
         # Connections that are over may still name it.
         self._table.write_treatment(held.slot, UNTOUCHED)
         self._table.free_slot(held.slot)
 
     def _take_sockets(self, held: _Held, undo: list[Callable[[], object]]) -> None:
-        if not held.takes_sockets:
-            self._claims.put_run(held.serial, held.slot)
-            held.takes_sockets = True
+        if not held.run:
+            self._serial += 1
+            self._claims.put_run(self._serial, held.slot)
+            held.run = self._serial
             undo.append(partial(self._take_no_sockets, held))
 
     def _take_no_sockets(self, held: _Held) -> None:
-        held.takes_sockets = False
-        self._claims.drop_run(held.serial)
+        if held.run:
+            self._claims.drop_run(held.run)
+            held.run = 0
 
     # -- rates --------------------------------------------------------------------------
 
@@ -289,9 +293,9 @@ class ClaimedPrograms:
     def claim_socket(self, fd: int, claim_id: int) -> None:
         """See `openqwave.enforcement.claims.ProgramMarks.claim_socket`."""
         held = self._held.get(claim_id)
-        if held is None or not held.takes_sockets:
+        if held is None or not held.run:
             raise OSError(errno.ENOENT, f"there is no run of the number {claim_id}")
-        self._claims.set_run(fd, held.serial)
+        self._claims.set_run(fd, held.run)
 
     def know_socket(self, fd: int, executable: Executable) -> None:
         """See `openqwave.enforcement.claims.ProgramMarks.know_socket`."""
