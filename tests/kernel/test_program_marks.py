@@ -116,6 +116,19 @@ def test_a_run_has_all_datagrams_of_its_sockets_and_nobody_elses(
     assert marks.programs.traffic_of([1]) == {}
 
 
+def test_fragments_of_a_rule_that_names_ports(
+    pair: tuple[Host, Host], marks: Marking, wire: Wire
+) -> None:
+    left, right = pair
+    agent = Agent(left)
+    agent.make_udp()
+    wanted = [rule(1, 46, remote_ports=Ports(20_000, 20_000)), rule(2, 8)]
+    assert marks.programs.carry_out(wanted, []) is None
+    agent.tell(f"[u.sendto(bytes(4_000), ({right.ipv4!r}, port)) for port in (20_000, 20_001)]")
+    seen = wire.take(6, lambda packet: packet.version == 4)
+    assert [packet.dscp for packet in seen] == [46] * 3 + [8] * 3
+
+
 def test_the_deepest_run_holds(
     pair: tuple[Host, Host], marks: Marking, wire: Wire, run: Group
 ) -> None:
@@ -671,8 +684,10 @@ def test_two_rights_suffice_for_all_but_executables(rights: str, said: str) -> N
     kept = f"-all,{rights}"
     caps = [f"--{kind}={kept}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     outcome = subprocess.run(
-        ["/usr/bin/setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *caps]
-        + [sys.executable, "-c", TRY],
+        [
+            *("/usr/bin/setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *caps),
+            *(sys.executable, "-c", TRY),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
