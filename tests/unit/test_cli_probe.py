@@ -499,6 +499,10 @@ def test_a_recording_without_an_end_replays(tmp_path: Path, capsys: Output) -> N
         (FIRST.replace("version", "elephant"), "line 1: "),
         (FIRST + GAP + "{}\n", "line 3: a sample's kind"),
         (FIRST + GAP.replace("5", '"5"'), "line 2: sent_ns"),
+        (
+            FIRST + GAP.replace("5", str(1 << 63)),
+            "line 2: sent_ns of a sample is a whole number of 64",
+        ),
         (FIRST + "[1]\n", "line 2: "),
         (FIRST + "5\n", "line 2: "),
         (FIRST + END + GAP, "line 3: something follows the end"),

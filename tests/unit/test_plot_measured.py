@@ -381,6 +381,14 @@ def test_hours_of_dots_are_areas(tmp_path: Path) -> None:
     assert (tmp_path / "long.svg").stat().st_size < 1_500_000
 
 
+@needs_matplotlib
+def test_a_value_outside_of_its_bounds_is_drawn(tmp_path: Path) -> None:
+    # As of a recording that somebody has changed.
+    odd = replace(known_capacity(RATE_BPS), capacity_bps=Estimate(30 * MBIT, 1, 2, 0.95, "trains"))
+    words = drawn(history([train(2), made.gap(1, MS)], odd), tmp_path / "odd.svg")
+    assert "capacity 30" in words
+
+
 def test_a_report_that_changes_its_mind_is_the_last() -> None:
     told = history(made.measured(RATE_BPS))
     other = replace(told.last_report(), link="shared by turns")

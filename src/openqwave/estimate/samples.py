@@ -14,7 +14,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
+
+# Clocks of nanoseconds have 64 bits, with a sign, and last for three centuries.
+MOST: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,16 @@ def _checked(field: dataclasses.Field[Any], wanted: object) -> int | tuple[int, 
     """A field's value: one whole number, or a list of them where the sample holds several."""
     # The annotations are text (PEP 563); those that hold several begin so.
     if str(field.type).startswith("tuple"):
-        if isinstance(wanted, list) and all(type(one) is int for one in wanted):
+        if isinstance(wanted, list) and all(map(_is_whole, wanted)):
             return tuple(wanted)
-        raise ValueError(f"{field.name} of a sample is a list of whole numbers, not {wanted!r}")
-    if type(wanted) is not int:
-        raise ValueError(f"{field.name} of a sample is a whole number, not {wanted!r}")
-    return wanted
+        raise ValueError(
+            f"{field.name} of a sample is a list of whole numbers of 64 bits, not {wanted!r}"
+        )
+    if _is_whole(wanted):
+        return wanted
+    raise ValueError(f"{field.name} of a sample is a whole number of 64 bits, not {wanted!r}")
+
+
+def _is_whole(wanted: object) -> TypeGuard[int]:
+    """Is it a number that a clock or a length may have?"""
+    return type(wanted) is int and -MOST <= wanted <= MOST

@@ -339,7 +339,7 @@ def _paint_course(
         axes.errorbar(
             end,
             value[-1],
-            yerr=[[value[-1] - low[-1]], [high[-1] - value[-1]]],
+            yerr=[[max(0.0, value[-1] - low[-1])], [max(0.0, high[-1] - value[-1])]],
             color=style.colour,
             marker=style.marker,
             markersize=7,
