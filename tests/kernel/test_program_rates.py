@@ -124,16 +124,24 @@ def test_what_cannot_wait_is_marked_and_waits_when_it_can(lab: Lab, run: Group) 
         lab.link(left, third)
         left.run(marks.plane.reconcile)
         how = marks.programs.explain_claim(1)[1]
-        assert "marks otherwise" in how
-        assert "2 interfaces" in how
-        treated = marks.presence.table.read_treatments([1])[1]
-        assert treated.excess_is_remarked
+        if "departure times" in how:
+            # Both have fq, which holds them back together.
+            assert not is_metered(marks)
+        else:
+            assert "marks otherwise" in how
+            assert "2 interfaces" in how
+            assert is_metered(marks)
         left.run(lambda: switch_off(left.interfaces[1].name))
         left.run(marks.plane.reconcile)
         assert "marks otherwise" not in marks.programs.explain_claim(1)[1]
-        assert not marks.presence.table.read_treatments([1])[1].excess_is_remarked
+        assert not is_metered(marks)
         assert marks.programs.carry_out([], []) is None
         assert marks.shapers.observe() == {}
+
+
+def is_metered(marks: Marking) -> bool:
+    """Is what is above the rate of the first slot's marked otherwise?"""
+    return marks.presence.table.read_treatments([1])[1].excess_is_remarked
 
 
 def switch_off(name: str) -> None:

@@ -42,6 +42,7 @@ TIER: dict[Clock, tuple[str, ...]] = {
         "tests/other_kernel/test_wifi.py",
     ),
     Clock.VIRTUAL: (
+        "tests/kernel/test_program_rates.py",
         "tests/kernel/test_shaping_fq.py",
         "tests/kernel/test_shaping_rates.py",
         "tests/other_kernel/test_departures.py",

@@ -335,12 +335,15 @@ class NoClaims:
 NAMING = RuleClaim(Claim(1, VOICE), programs=frozenset({Executable("curl")}))
 
 
-def claiming(rule: RuleClaim = NAMING, count: int = 1) -> Case:
+def claiming(rule: RuleClaim = RuleClaim(Claim(1, VOICE)), count: int = 1, error: int = 0) -> Case:
     """What is said to rules."""
 
     def happen(_: Patch) -> object:
-        ours = ClaimedPrograms(NoClaims(), NoLife())  # type: ignore[arg-type]
-        return ours.carry_out([rule] * count, [])
+        parts = NoClaims()
+        if error:
+            parts.table = NoTable(error)  # type: ignore[assignment]
+        ours = ClaimedPrograms(parts, NoLife())  # type: ignore[arg-type]
+        return ours.carry_out([RuleClaim(Claim(1, VOICE))] * count, [])
 
     return happen
 
@@ -614,7 +617,8 @@ CASES: dict[str, Case] = {
     "writing forbidden": plane(errno.EPERM),
     "taken away": plane(0),
     # Programs that ask for nothing.
-    "too many rules": claiming(RuleClaim(Claim(1, VOICE)), MOST_RULES + 1),
+    "too many rules": claiming(MOST_RULES + 1),
+    "tables of users full": claiming(error=errno.E2BIG),
     "no right to look": naming(rights=~(1 << 38 | 1 << 21)),
     "no types": naming(kernel_types, (creation, "_TYPES", "/nowhere")),
     "other types": naming(lambda: bytes(64)),

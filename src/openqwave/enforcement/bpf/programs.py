@@ -27,7 +27,7 @@ from openqwave.enforcement.bpf.words import (
     METERS,
     NAME,
     OVER,
-    full_tables,
+    full_claims,
 )
 from openqwave.enforcement.claims import MOST_RULES, Claim, Executable, RuleClaim, RunClaim
 from openqwave.enforcement.shaping.queues import DepartureTimes
@@ -145,7 +145,7 @@ class ClaimedPrograms:
         try:
             self._bring(claims, wanted, wanted_runs, undo)
         except OSError as error:
-            refusal = full_tables(error)
+            refusal = full_claims(error)
             while undo:
                 try:
                     undo.pop()()

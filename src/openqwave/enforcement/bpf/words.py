@@ -28,6 +28,17 @@ OVER: Final = Refusal(
 _FULL: Final[Collection[int | None]] = frozenset({errno.E2BIG, errno.ENOSPC})
 
 
+def full_claims(error: OSError) -> Refusal:
+    """Why something could not be written to the tables of those who make sockets."""
+    if error.errno == errno.E2BIG:
+        return Refusal(
+            ErrorCode.ERROR_NO_SYSTEM_RESOURCES,
+            "the kernel's tables of users, programs, cgroups and runs are full: end runs, or have "
+            "rules name fewer of them, such as a cgroup above many",
+        )
+    return full_tables(error)
+
+
 def full_tables(error: OSError) -> Refusal:
     """Why something could not be written to the kernel's tables."""
     if error.errno in _FULL:
