@@ -309,7 +309,7 @@ def test_programs_that_are_spoken_for(pair: tuple[Host, Host]) -> None:
         top.press(b"6", "No programs are spoken for.")
         argv = [*place.run("--type", "voice", "--rate", "2mbit"), sys.executable, "-c", SAY]
         with start(near, [*argv, far.ipv4, str(PORT)], service, stdin=subprocess.PIPE) as process:
-            top.wait_for_line(r"^run 1 +root +\S+ +\d+ +voice +56 +2\.00$")
+            top.wait_for_line(r"^run 1 +root +\S+ +\d+ +voice +56 +2\.00 +1$")
             top.wait_for("sent 1 packet (")
             process.communicate(timeout=TIMEOUT_S)
             assert process.returncode == 0

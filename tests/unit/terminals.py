@@ -116,7 +116,7 @@ class Screen(Terminal):
         patience_s: How long something may take to stand there.
     """
 
-    patience_s = 6.0
+    patience_s = 30.0
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from openqwave.cli.overview.command import Options, run_flows
@@ -73,18 +74,27 @@ def page(*rows: ms.ProgramRow, flows: int = 0, width: int | None = 80) -> Page:
 
 def test_a_run_and_a_rule_alone() -> None:
     assert texts(page(RUN, RULE)) == [
-        "spoken for  user   program   pid  type   DSCP  rate",
-        "run 3       alice  mumble   4711  voice    56  2.00",
+        "spoken for  user   program   pid  type   DSCP  rate  packets",
+        "run 3       alice  mumble   4711  voice    56  2.00    1,200",
         "    cgroup /user.slice/qwave-run-4711-0123abcd; above the rate: waits;",
         "    sent 1,200 packets (240 kB); above the rate 2 packets (3 kB);",
         "    dropped 1 packet; queue 6; kernel program (a)",
-        "rule 1      -      games       -  -        46     -",
+        "rule 1      -      games       -  -        46     -        -",
         "    program wesnoth, udp; from /etc/qwave/policy.d/10.toml:7;",
         "    nothing marks it (b)",
         "(a) kernel program: cgroups tell runs.",
         "(b) nothing marks it: nobody of that name runs.",
         "Rates are in Mbit/s.",
     ]
+
+
+def test_what_nobody_counts_is_not_known() -> None:
+    (line,) = [
+        line
+        for line in texts(page(msgspec.structs.replace(RUN, sent_packets=None, backend="nftables")))
+        if line.startswith("run 3")
+    ]
+    assert line.split()[-2:] == ["2.00", "?"]
 
 
 def test_they_stand_below_the_flows_and_share_reasons() -> None:

@@ -225,6 +225,7 @@ def test_programs_that_are_spoken_for_are_a_line_each() -> None:
     assert found[0] == "> programs 1-2 of 2 by number"
     # Runs first, as the service lists them.
     assert [line.split()[:2] for line in found[2:]] == [["run", "3"], ["rule", "1"]]
+    assert found[2].split()[-5:] == ["4711", "voice", "56", "2.00", "1,200"]
     found = program_lines([RULE, RUN], (40, 8))
     assert max(map(cells, found)) <= 40
     assert found[1].split()[-2:] == ["DSCP", "rate"]

@@ -26,6 +26,7 @@ COLUMNS: Final = (
     Column("type", least=11, rank=1),
     Column("DSCP", is_number=True),
     Column("rate", is_number=True),
+    Column("packets", is_number=True, rank=1),
 )
 
 _RULE: Final = "rule"
@@ -47,8 +48,16 @@ def row_of(row: ProgramRow, sign_of: Callable[[tuple[str, str]], str]) -> Row:
         ("-" if row.traffic_type is None else clean(row.traffic_type), ""),
         ("-" if row.dscp is None else str(row.dscp), "cyan"),
         (rate(row.rate_bps, "-"), ""),
+        (_packets(row), ""),
     ]
     return Row(cells, _below(row, sign_of))
+
+
+def _packets(row: ProgramRow) -> str:
+    """How many were sent; what nothing marks is not counted."""
+    if row.sent_packets is not None:
+        return f"{row.sent_packets:,}"
+    return "?" if row.backend else "-"
 
 
 def _below(row: ProgramRow, sign_of: Callable[[tuple[str, str]], str]) -> list[str]:
