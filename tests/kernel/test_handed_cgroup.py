@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import socket
@@ -26,6 +27,9 @@ from tests.patience import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host
+
+_libc = ctypes.CDLL(None)
+_MNT_DETACH = 2
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
 
@@ -207,6 +211,41 @@ def test_what_is_no_cgroup_is_refused(
         os.close(number)
     until(lambda: service.descriptors() <= before, "the service keeps what it refused")
     assert programs.programs() == ()
+
+
+@contextlib.contextmanager
+def mute_files(folder: Path) -> Iterator[int]:
+    """A folder of a file system in user space where nobody ever answers."""
+    try:
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        pytest.skip("needs FUSE")
+    options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+    if _libc.mount(b"mute", bytes(folder), b"fuse", 0, options) != 0:
+        os.close(fuse)
+        pytest.skip("no FUSE can be mounted")
+    try:
+        number = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield number
+        finally:
+            os.close(number)
+    finally:
+        # Ends whatever waits for an answer.
+        os.close(fuse)
+        assert _libc.umount2(bytes(folder), _MNT_DETACH) == 0
+
+
+def test_a_folder_that_never_answers_holds_nobody_up(
+    tmp_path: Path, service: Qwaved, programs: Programs
+) -> None:
+    before = service.descriptors()
+    with mute_files(tmp_path) as number:
+        for _ in range(20):
+            with pytest.raises(qw.InvalidParameter, match="cgroup"):
+                programs.start_run(number, program="x", pid=0, dscp=1)
+        assert programs.programs() == ()
+    until(lambda: service.descriptors() <= before, "the service keeps what it refused")
 
 
 def test_another_users_cgroup_is_refused(service: Qwaved, place: Ground) -> None:

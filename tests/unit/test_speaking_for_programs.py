@@ -324,6 +324,15 @@ def test_rates_of_runs_are_limited_as_contracts_of_a_user_are(stage: Stage) -> N
     stage.begin(ROOT, "/a", rate_bps=50_000)
 
 
+def test_the_rate_of_a_run_that_has_ended_is_free_at_once(stage: Stage) -> None:
+    stage.again(Policy(limits=Limits(contracts_per_user_bps=5_000)))
+    stage.begin(ME, "/a", rate_bps=5_000)
+    FakeGroup.groups["/a"].pids = ()
+    stage.carrying.look()
+    FakeGroup.groups["/a"].pids = (1,)
+    stage.begin(ME, "/a", rate_bps=5_000)
+
+
 def test_rates_of_runs_count_with_the_contracts_of_flows(stage: Stage) -> None:
     stage.again(Policy(limits=Limits(contracts_per_user_bps=10_000)))
     first = stage.begin(ME, "/a", rate_bps=6_000)

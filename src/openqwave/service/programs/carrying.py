@@ -181,6 +181,8 @@ class Carrying:
                 _log.warning("cgroups cannot be followed: %s", error)
                 return
             self._epoll.register(self._tree.fileno(), select.EPOLLIN)
+            if self._tree.trouble:
+                _log.warning("cgroups are looked at once a second: %s", self._tree.trouble)
 
     def carry_out(self) -> Refusal | None:
         """Make the kernel as it is wanted now; None, or why it stays as it was."""

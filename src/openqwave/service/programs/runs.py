@@ -206,7 +206,7 @@ class Runs:
         """End those whose cgroups are empty, and forget those that ended a while ago.
 
         Returns:
-            Whether the kernel is to do something else now.
+            Whether there were any.
         """
         now_s = self._clock()
         ended = [run for run in self._runs.values() if self._is_over(run, now_s)]
@@ -215,7 +215,7 @@ class Runs:
         if ended:
             self.save()
         kept = [run for run in self._lingering if now_s - run.since_s < LINGER_S]
-        is_changed = len(kept) != len(self._lingering)
+        is_changed = bool(ended) or len(kept) != len(self._lingering)
         self._lingering = kept
         return is_changed
 
