@@ -235,7 +235,7 @@ def test_the_example_changes_nothing_and_tells_the_defaults() -> None:
 
 def test_the_pages_example_is_good() -> None:
     page = (Path(__file__).parents[2] / "docs/service.md").read_text()
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    block, *_ = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     found = read(block)
     assert found.policy.marks[TrafficType.VOICE] == Marks(46, 6)
     assert found.sink is None
