@@ -5,7 +5,6 @@ What it takes is asked of the command as a shell asks it for what may come next.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -23,24 +22,42 @@ ROOT = Path(__file__).parents[2]
 NAMES = [command.name for command in commands()]
 
 
+# Each question is answered by a process of its own, and what all of them load is loaded once.
+ASKING = """
+import os, sys
+from typer.main import get_command
+from openqwave.cli.program import app
+get_command(app)
+for words in sys.argv[1:]:
+    print(words, end="\\0", flush=True)
+    if not os.fork():
+        os.environ["_QWAVE_COMPLETE"] = "complete_bash"
+        os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = words, str(words.count(" "))
+        app(prog_name="qwave")
+    os.wait()
+    print(end="\\0", flush=True)
+"""
+
+
 @cache
-def completed(words: str) -> frozenset[str]:
-    """What may come after these words; the last one has begun."""
+def answers() -> dict[str, frozenset[str]]:
+    """What may come after words of which the last one has begun: a command, and an option."""
+    asked = [f"{name} " for name in NAMES] + [f"{name} -" for name in NAMES]
     done = subprocess.run(
-        [sys.executable, "-m", "openqwave.cli"],
-        env={
-            **os.environ,
-            "_QWAVE_COMPLETE": "complete_bash",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(words.count(" ")),
-        },
+        [sys.executable, "-c", ASKING, *asked],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return frozenset(done.stdout.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    told = done.stdout.split("\0")
+    assert told[:-1:2] == asked
+    return {words: frozenset(found.split()) for words, found in zip(asked, told[1::2], strict=True)}
+
+
+def completed(words: str) -> frozenset[str]:
+    return answers()[words]
 
 
 def options(name: str) -> frozenset[str]:
