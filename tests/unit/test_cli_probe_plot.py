@@ -20,6 +20,7 @@ from openqwave.cli.probe.command import Options, run_probe, run_replay
 from openqwave.estimate.path import report
 from openqwave.estimate.samples import Sample, Train
 from openqwave.estimate.watch import PathWatch
+from openqwave.model.errors import GeneralFailure
 from openqwave.probing.measurement import Measured, Sampled
 from openqwave.probing.outcomes import Failed, Failure
 from openqwave.probing.session import Event
@@ -31,6 +32,7 @@ from tests.unit.scripted_probe import (
     SAMPLES,
     Script,
     Scripted,
+    Step,
     ctrl_c,
     progressed,
     scripted_by,
@@ -173,26 +175,30 @@ def story() -> tuple[list[Sample], list[Event]]:
     return samples, events
 
 
-@pytest.mark.parametrize("end", [(ctrl_c,), (Failed(1, Failure.CLOSED),), ()])
+@pytest.mark.parametrize(
+    ("end", "wanted", "words"),
+    [
+        ((ctrl_c,), 0, ""),
+        ((), 0, ""),
+        # What went wrong is told last, after what there is.
+        ((Failed(1, Failure.CLOSED),), 4, "127.0.0.1 closed the connection"),
+        ((GeneralFailure("the experiment broke"),), 2, "127.0.0.1: the experiment broke"),
+    ],
+)
 def test_a_watch_is_drawn_however_it_ends(
-    end: Sequence[Event], scripted: Scripted, capsys: Output, plot: Path
+    end: Sequence[Step], wanted: int, words: str, scripted: Scripted, capsys: Output, plot: Path
 ) -> None:
     _, events = story()
     scripted(*events, *end, watched(99), watched(100))
     options = replace(here(plot), watches=True, watch_s=50.0)
-    status = run_probe(options)
+    assert run_probe(options) == wanted
     output = capsys.readouterr()
-    # The sink that left is told last, after what there is of it.
-    if end and isinstance(end[0], Failed):
-        assert status == 4
-        assert output.err.startswith(f"Picture: {plot}\n127.0.0.1 closed the connection")
-    else:
-        assert (status, output.err) == (0, f"Picture: {plot}\n")
-    words = words_of(plot)
-    assert "the watch begins" in words
+    assert output.err.startswith(f"Picture: {plot}\n{words}")
+    drawn = words_of(plot)
+    assert "the watch begins" in drawn
     # The last line that was printed and the title say the same.
     last = output.out.splitlines()[-1].split()
-    assert f"available {last[last.index('available') + 1]} Mbit/s (" in words
+    assert f"available {last[last.index('available') + 1]} Mbit/s (" in drawn
 
 
 def test_a_recording_makes_the_same_picture(
