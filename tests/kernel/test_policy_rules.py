@@ -109,9 +109,10 @@ class Speaker:
         *wrapper: str,
         program: str = PYTHON,
         env: Mapping[str, str] | None = None,
+        text: str = SPEAKER,
     ) -> None:
         left, right = hosts
-        argv = [*wrapper, program, "-c", SPEAKER, right.ipv4, str(RECEIVER)]
+        argv = [*wrapper, program, "-c", text, right.ipv4, str(RECEIVER)]
         self._process = left.popen(
             argv,
             stdin=subprocess.PIPE,
@@ -335,6 +336,34 @@ def made_by(service: Qwaved) -> set[tuple[int, int]]:
                 if name in _KINDS:
                     made.add((_KINDS[name], int(number)))
     return made
+
+
+# Makes a socket, and becomes a program that speaks by it.
+HAND_ON = """
+import os, socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+os.dup2(sock.fileno(), 9)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+HANDED = SPEAKER.replace(
+    "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "socket.socket(fileno=9)"
+)
+
+
+def test_a_socket_that_is_handed_on_is_of_who_made_it(
+    hosts: tuple[Host, Host], service: Qwaved, wire: Wire, tmp_path: Path
+) -> None:
+    other = tmp_path / "python-of-a-test"
+    shutil.copy(PYTHON, other)
+    environment = {"PYTHONHOME": sys.base_prefix}
+    service.obey(rule("one", program="/usr/bin/env", dscp=9))
+    made = [PYTHON, "-c", HAND_ON]
+    with Speaker(hosts, *made, program=str(other), env=environment, text=HANDED) as speaker:
+        assert os.path.realpath(f"/proc/{speaker.pid}/exe") == str(other)
+        service.obey(rule("one", program=str(other), dscp=10))
+        assert speaker.mark(wire) == 0
+        service.obey(rule("one", program=PYTHON, dscp=11))
+        assert speaker.mark(wire) == 11
 
 
 LISTENER = """

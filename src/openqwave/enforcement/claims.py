@@ -142,6 +142,8 @@ class ProgramMarks(Protocol):
     def know_socket(self, fd: int, executable: Executable) -> None:
         """Say which program made a socket that was there before.
 
+        Of one whose maker is known already, nothing changes.
+
         Args:
             fd: A descriptor of the socket.
             executable: With its inode.

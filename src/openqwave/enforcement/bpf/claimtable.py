@@ -38,6 +38,7 @@ _ANY_ADDRESS: Final = bytes(16)
 _WORD: Final = layout.COOKIE
 _DESCRIPTOR_BYTES: Final = 4
 _EVERY_BIT: Final = 0xFF
+_NO_NAME: Final = bytes(_NAME_BYTES + 1)
 
 _Key = TypeVar("_Key")
 
@@ -160,12 +161,14 @@ class ClaimTable:
         self._put_owner(socket, owner)
 
     def set_executable(self, socket: int, executable: Executable) -> None:
-        """Say which program made a socket.
+        """Say which program made a socket; what the kernel has noted itself stays.
 
         Raises:
             OSError: It is no socket, or memory is short.
         """
         owner = self._owner(socket)
+        if owner[7] != _NO_NAME:
+            return
         owner[6], owner[7] = executable.inode or 0, packed_name(executable.name)
         self._put_owner(socket, owner)
 

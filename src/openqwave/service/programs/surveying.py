@@ -3,7 +3,7 @@
 Their users and cgroups the kernel knows by itself. What runs in the process that made one it did
 not note, so all processes are looked through, and those that run a program of a rule are taken for
 the makers of the sockets that they hold. A socket that one process made and another one was given
-is taken for either's; that can be so only of those that were there before.
+is taken for either's; what the kernel noted by itself stays as it is.
 """
 
 from __future__ import annotations
