@@ -335,7 +335,7 @@ class NoClaims:
 NAMING = RuleClaim(Claim(1, VOICE), programs=frozenset({Executable("curl")}))
 
 
-def claiming(rule: RuleClaim = RuleClaim(Claim(1, VOICE)), count: int = 1, error: int = 0) -> Case:
+def claiming(count: int = 1, error: int = 0) -> Case:
     """What is said to rules."""
 
     def happen(_: Patch) -> object:
