@@ -33,7 +33,7 @@ def clock() -> Clock:
 @pytest.fixture
 def tree(tmp_path: Path, clock: Clock) -> Iterator[GroupTree]:
     (tmp_path / "system.slice" / "a.service").mkdir(parents=True)
-    found = GroupTree(GroupMount(str(tmp_path), "/"), clock)
+    found = GroupTree(GroupMount(str(tmp_path), "/"), clock=clock)
     yield found
     found.close()
 
@@ -76,6 +76,43 @@ def test_what_comes_is_told_with_all_below_it(tree: GroupTree, tmp_path: Path) -
         "/system.slice/a.service",
         "/user.slice/one/b.service/a.service",
     }
+
+
+def test_what_matters_to_nobody_is_not_told_and_known_all_the_same(tmp_path: Path) -> None:
+    tree = GroupTree(GroupMount(str(tmp_path), "/"), lambda path: path.endswith("/b.service"))
+    try:
+        (tmp_path / "a.service").mkdir()
+        assert not tree.take()
+        assert tree.ids_of("/a.service")
+        (tmp_path / "a.service" / "b.service").mkdir()
+        assert tree.take()
+        (tmp_path / "a.service" / "b.service").rmdir()
+        assert tree.take()
+        (tmp_path / "a.service").rmdir()
+        assert not tree.take()
+    finally:
+        tree.close()
+
+
+def test_looking_at_all_takes_a_tenth_of_the_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: inotify.Inotify, __: str) -> int:
+        # Slow, too.
+        clock.now_ns += 1_000_000_000
+        raise OSError(errno.ENOSPC, "too many folders are watched")
+
+    monkeypatch.setattr(inotify.Inotify, "watch", refuse)
+    tree = GroupTree(GroupMount(str(tmp_path), "/"), clock=clock)
+    try:
+        assert not tree.look_again()
+        (tmp_path / "b.service").mkdir()
+        clock.now_ns += 8_000_000_000
+        assert not tree.look_again()
+        clock.now_ns += 2_000_000_000
+        assert tree.look_again()
+    finally:
+        tree.close()
 
 
 def test_files_are_nobodys_business(tree: GroupTree, tmp_path: Path) -> None:
@@ -130,13 +167,13 @@ def test_a_mount_that_begins_in_the_middle(tmp_path: Path) -> None:
 
 
 def test_where_no_more_may_be_watched_all_is_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: inotify.Inotify, __: str) -> int:
         raise OSError(errno.ENOSPC, "too many folders are watched")
 
     monkeypatch.setattr(inotify.Inotify, "watch", refuse)
-    tree = GroupTree(GroupMount(str(tmp_path), "/"))
+    tree = GroupTree(GroupMount(str(tmp_path), "/"), clock=clock)
     try:
         assert tree.trouble == "too many folders are watched"
         assert not tree.look_again()

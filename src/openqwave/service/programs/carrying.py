@@ -20,7 +20,7 @@ from openqwave.drivers.heldsockets import Reached
 from openqwave.model.codes import ErrorCode
 from openqwave.model.errors import Refusal
 from openqwave.service.programs.conditions import HostNames
-from openqwave.service.programs.ruling import Ruler, Ruling, names_in, needs_tree
+from openqwave.service.programs.ruling import Ruler, Ruling, names_in, places_in
 from openqwave.service.programs.runfile import RunFile
 from openqwave.service.programs.runs import Runs
 from openqwave.service.programs.surveying import claim_sockets, former_files, tell_makers
@@ -92,6 +92,8 @@ class Carrying:
         self.mount: GroupMount | None = None
         self.no_groups = ""
         self._tree: GroupTree | None = None
+        self._units: frozenset[str] = frozenset()
+        self._cgroups: frozenset[str] = frozenset()
         self._known: frozenset[Executable] = frozenset()
         self._surveyed = Reached()
         self._trouble = ""
@@ -155,7 +157,8 @@ class Carrying:
         self._names.keep(users, paths)
         for path, inode in former_files(paths) if paths and self._marks else ():
             self._names.remember(path, inode)
-        self._follow_groups(is_wanted=needs_tree(policy.rules))
+        self._units, self._cgroups = places_in(policy.rules)
+        self._follow_groups(is_wanted=bool(self._units or self._cgroups))
         self.carry_out()
 
     def close(self) -> None:
@@ -176,13 +179,17 @@ class Carrying:
             self._tree = None
         elif self._tree is None and is_wanted and self.mount is not None:
             try:
-                self._tree = GroupTree(self.mount)
+                self._tree = GroupTree(self.mount, self._is_named)
             except OSError as error:
                 _log.warning("cgroups cannot be followed: %s", error)
                 return
             self._epoll.register(self._tree.fileno(), select.EPOLLIN)
             if self._tree.trouble:
                 _log.warning("cgroups are looked at once a second: %s", self._tree.trouble)
+
+    def _is_named(self, path: str) -> bool:
+        """Does a rule name the cgroup at a path, or a unit that it is of?"""
+        return path in self._cgroups or path.rpartition("/")[2] in self._units
 
     def carry_out(self) -> Refusal | None:
         """Make the kernel as it is wanted now; None, or why it stays as it was."""

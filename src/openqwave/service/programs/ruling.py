@@ -178,11 +178,13 @@ class Ruler:
 
 def names_in(rules: Sequence[Rule]) -> tuple[set[str], set[str]]:
     """The users and the programs that rules name."""
-    users = {each.conditions.user for each in rules} - {None}
-    programs = {each.conditions.program for each in rules} - {None}
-    return {each for each in users if each}, {each for each in programs if each}
+    users = {user for each in rules if (user := each.conditions.user) is not None}
+    programs = {program for each in rules if (program := each.conditions.program) is not None}
+    return users, programs
 
 
-def needs_tree(rules: Sequence[Rule]) -> bool:
-    """Does any rule name a unit or a cgroup?"""
-    return any(each.conditions.unit or each.conditions.cgroup for each in rules)
+def places_in(rules: Sequence[Rule]) -> tuple[frozenset[str], frozenset[str]]:
+    """The units and the cgroups that rules name, these as the kernel writes them."""
+    units = {unit for each in rules if (unit := each.conditions.unit) is not None}
+    cgroups = {cgroup for each in rules if (cgroup := each.conditions.cgroup) is not None}
+    return frozenset(units), frozenset("/" + each.strip("/") for each in cgroups)
