@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.machine import TIMEOUT_S, Machine, booted
-from tests.kernel.typed import INSTALLING_TIMEOUT_S, Shell, checkout, make_environment, needs
+from tests.kernel.service_stage import public_folder
+from tests.kernel.typed import (
+    INSTALLING_TIMEOUT_S,
+    Shell,
+    checkout,
+    make_environment,
+    needs,
+    ordinary_user,
+)
 from tests.pages import ROOT, Command, blocks, is_as_shown, session, text_of
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ DIFFERING = [
     (r"^( +\d+) +\w+ +stream\.py +\d+", r"\1 USER stream.py PROCESS"),
     (r"^flow .*", "HEADING"),
     (r"( voice +56 +- +)[\d.?]+", r"\1 RATE"),
-    # Here it is root who asks.
+    # Here it may be root who asks.
     (r"^Showing only your flows; root sees all\.$", ""),
     # What marks depends on what a kernel or a container allows.
     (r"(kernel program|nftables|socket options) \(a\)", "MECHANISM"),
@@ -58,21 +66,23 @@ DIFFERING = [
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def environment() -> Iterator[Path]:
     """Where the project is, with its environment as the pages have it made."""
-    directory = tmp_path_factory.mktemp("shared") / "openqwave"
-    checkout(directory)
-    make_environment(ENVIRONMENT, directory)
-    return directory
+    with public_folder() as folder:
+        directory = folder / "openqwave"
+        checkout(directory)
+        make_environment(ENVIRONMENT, directory)
+        yield directory
 
 
 @pytest.fixture
-def fetched(environment: Path, tmp_path: Path) -> Path:
+def fetched(environment: Path) -> Iterator[Path]:
     """A copy of its own."""
-    directory = tmp_path / "openqwave"
-    checkout(directory)
-    (directory / ".venv").symlink_to(environment / ".venv")
-    return directory
+    with public_folder() as folder:
+        directory = folder / "openqwave"
+        checkout(directory)
+        (directory / ".venv").symlink_to(environment / ".venv")
+        yield directory
 
 
 @contextmanager
@@ -147,7 +157,10 @@ def test_the_tutorial(lab: Lab, environment: Path, fetched: Path) -> None:
         timeout=TIMEOUT_S,
     )
     host = lab.host("alone")
-    with on_a_machine(host, fetched) as machine, Shell(machine, fetched) as shell:
+    with (
+        on_a_machine(host, fetched) as machine,
+        Shell(machine, fetched, user=ordinary_user(machine, fetched)) as shell,
+    ):
         before = machine.snapshot()
         if there.returncode == 0:
             printed, status = shell.type(installing.typed)
@@ -169,7 +182,10 @@ def test_the_tutorial(lab: Lab, environment: Path, fetched: Path) -> None:
 def test_streaming_from_asyncio(lab: Lab, fetched: Path) -> None:
     needs("sudo", "tcpdump", "curl")
     host = lab.host("alone")
-    with on_a_machine(host, fetched) as machine, Shell(machine, fetched) as shell:
+    with (
+        on_a_machine(host, fetched) as machine,
+        Shell(machine, fetched, user=ordinary_user(machine, fetched)) as shell,
+    ):
         shell.follow(blocks("docs/asyncio.md", "python", "console"), DIFFERING)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import shutil
@@ -28,6 +29,10 @@ MARKER = "<<typed>>"
 NO_TERMINAL = re.compile(r"^bash: .* tcsetattr: .*\n", re.MULTILINE)
 # A file is made of a block of Python by a comment like this in its first line.
 FILE_MARK = "# "
+USER = "anna"
+TOOLS = ("setpriv", "useradd")
+# Ordinary users do not look everywhere.
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def checkout(directory: Path) -> None:
@@ -36,6 +41,26 @@ def checkout(directory: Path) -> None:
     for path in ROOT.iterdir():
         if not path.name.startswith("."):
             (directory / path.name).symlink_to(path)
+
+
+def is_open(path: Path) -> bool:
+    """May everybody read what is there?"""
+    real = path.resolve()
+    return all(each.stat().st_mode & 0o005 == 0o005 for each in (real, *real.parents))
+
+
+def python_for_all() -> str | None:
+    """A Python that everybody may run and that makes environments; None where there is none."""
+    for name in ("python3", "/usr/bin/python3"):
+        found = shutil.which(name)
+        if found is not None and is_open(Path(found)):
+            fits = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
+            done = subprocess.run(
+                [found, "-c", fits], capture_output=True, timeout=TIMEOUT_S, check=False
+            )
+            if done.returncode == 0:
+                return found
+    return None
 
 
 def make_environment(command: str, directory: Path) -> str:
@@ -47,6 +72,7 @@ def make_environment(command: str, directory: Path) -> str:
     done = subprocess.run(
         ["sh", "-c", command],  # noqa: S607 - as people do
         cwd=directory,
+        env={**os.environ, "PYTHON": python_for_all() or "python3"},
         capture_output=True,
         text=True,
         timeout=INSTALLING_TIMEOUT_S,
@@ -58,6 +84,29 @@ def make_environment(command: str, directory: Path) -> str:
     return done.stdout
 
 
+def which_all(programs: Sequence[str]) -> bool:
+    """Are all of these there?"""
+    return all(shutil.which(name, path=PATH) for name in programs)
+
+
+def ordinary_user(machine: Machine, directory: Path) -> str | None:
+    """Make a user, who may use sudo, and whose a directory is from then on.
+
+    None where such a user could not read the project or run its Python: then root does what pages
+    say, and `sudo` there changes nothing.
+    """
+    if not (is_open(ROOT) and is_open(directory) and python_for_all() and which_all(TOOLS)):
+        return None
+    make = f"""
+        useradd -M -d {directory.parent} -s /bin/bash {USER} &&
+        echo '{USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{USER} &&
+        chmod 440 /etc/sudoers.d/{USER} && chown {USER}: {directory} {directory.parent}
+    """
+    done = machine.run("sh", "-c", make)
+    assert done.status == 0, done.errors
+    return USER
+
+
 class Shell:
     """An interactive bash on a machine, without a user's own settings.
 
@@ -65,13 +114,28 @@ class Shell:
         directory: Where it began.
     """
 
-    def __init__(self, machine: Machine, directory: Path, path: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        directory: Path,
+        path: Sequence[str] = (),
+        user: str | None = None,
+    ) -> None:
         self.directory = directory
         search = f'PATH="{":".join([*path, "$PATH"])}"'
+        become = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}"]
+        line = f"cd {directory} && {search} exec bash --noprofile --norc --noediting -i"
         self._process = machine.popen(
-            ["sh", "-c", f"cd {directory} && {search} exec bash --noprofile --norc --noediting -i"],
-            # With the packages of the page's environment, not with this one's.
-            {"PYTHONPATH": "", "PS1": "", "PS2": "", "HISTFILE": "", "LC_ALL": "C.UTF-8"},
+            [*become, *(["--init-groups"] if become else []), "sh", "-c", line],
+            {
+                # With the packages of the page's environment, not with this one's.
+                "PYTHONPATH": "",
+                "PS1": "",
+                "PS2": "",
+                "HISTFILE": "",
+                "LC_ALL": "C.UTF-8",
+                "HOME": str(directory.parent),
+            },
             stdin=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
