@@ -26,6 +26,7 @@ from openqwave.model.flow import TrafficType
 from tests.kernel.crash_stage import is_there
 from tests.kernel.data_plane_stage import serving
 from tests.kernel.exits import shown
+from tests.kernel.run_stage import CONFIG as WITH_QUEUES
 from tests.kernel.run_stage import Ground, ground, programs_of
 from tests.kernel.service_stage import NOBODY, Qwaved, public_folder, reaching, running
 from tests.kernel.unchanged import (
@@ -511,6 +512,37 @@ def test_a_flow_of_its_own_comes_before_rules(
         with qos.add_socket(sock, to, traffic_type=TrafficType.VOICE, adaptive=False):
             assert mark(b"flow") == VOICE
         assert mark(b"after") == 10
+
+
+# Offers some 8 Mbit/s for a time.
+FLOOD = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    sock.sendto(bytes(972), (sys.argv[1], int(sys.argv[2])))
+    time.sleep(0.001)
+"""
+RATE_KBPS, FLOOD_S = 2_000, 2.0
+
+
+def test_all_traffic_of_a_rule_shares_its_rate(hosts: tuple[Host, Host], wire: Wire) -> None:
+    left, right = hosts
+    argv = [PYTHON, "-c", FLOOD, right.ipv4, str(RECEIVER), str(FLOOD_S)]
+    with running(left, WITH_QUEUES) as own:
+        own.obey(rule("one", program=PYTHON, remote_ports=RECEIVER, dscp=10, rate_kbps=RATE_KBPS))
+        (row,) = rules_of(own).values()
+        assert row.excess == "waits"
+        assert "a queue that holds them to the rate" in row.reason
+        both = [left.popen(argv) for _ in range(2)]
+        for each in both:
+            assert each.wait(PATIENCE_S) == 0
+        packets = wire.of(RECEIVER)
+    assert {each.dscp for each in packets} == {10}
+    assert len({each.source_port for each in packets}) == 2
+    spent_s = (packets[-1].time_ns - packets[0].time_ns) / 1e9
+    rate_bps = sum(each.length_bytes for each in packets) * 8 / spent_s
+    assert RATE_KBPS * 500 < rate_bps < RATE_KBPS * 1_250
 
 
 # -- what is told -----------------------------------------------------------------------
