@@ -78,6 +78,15 @@ def test_a_picture_is_put_in_place_of_what_is_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_picture_stays_whose_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+    os.chown(path, 1234, 4321)
+    target.write(path, b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
 def test_a_new_picture_is_as_open_as_files_here_are(tmp_path: Path) -> None:
     path, other = tmp_path / "picture.png", tmp_path / "other"
     target.write(path, b"new")

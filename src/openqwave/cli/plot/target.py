@@ -55,12 +55,12 @@ def write(path: Path, picture: bytes) -> None:
     # What a link leads to is replaced, not the link.
     path = path.resolve()
     try:
-        mode = path.stat().st_mode
+        old = path.stat()
     except FileNotFoundError:
-        mode = None
+        old = None
     beside = path.with_name(f".qwave-{os.urandom(8).hex()}{path.suffix}")
     try:
-        if mode is not None and not stat.S_ISREG(mode):
+        if old is not None and not stat.S_ISREG(old.st_mode):
             raise PermissionError
         file = beside.open("xb")
     except PermissionError:
@@ -69,8 +69,11 @@ def write(path: Path, picture: bytes) -> None:
     try:
         with file:
             file.write(picture)
-            if mode is not None:
-                os.fchmod(file.fileno(), stat.S_IMODE(mode))
+            if old is not None:
+                # Whose it was, it stays, as far as this user may give it away.
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
         beside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
