@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -166,14 +167,28 @@ class Agent:
 
     def tell(self, *lines: str) -> str:
         """Have it do something, and wait until that is done; what the last line put out."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         out = ""
         for line in lines:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-            done, _, out = self.process.stdout.readline().strip().partition(" ")
-            assert done == "done", f"it could not: {line}"
+            self.order(line)
+            out = self.answer()
+        return out
+
+    def order(self, line: str) -> None:
+        """Have it do something, and go on meanwhile."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def has_answered(self) -> bool:
+        """Has it done what it was told?"""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
+    def answer(self) -> str:
+        """Wait until it has, and take what that put out."""
+        assert self.process.stdout is not None
+        done, _, out = self.process.stdout.readline().strip().partition(" ")
+        assert done == "done", "it could not do what it was told"
         return out
 
     def make_udp(self, family: str = "AF_INET", name: str = "u") -> None:

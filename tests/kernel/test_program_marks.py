@@ -19,12 +19,14 @@ import pytest
 from openqwave.admission.rules import Ports
 from openqwave.enforcement.bpf.creation import Creation
 from openqwave.enforcement.claims import MOST_RULES, Claim, Executable, RuleClaim, RunClaim
+from openqwave.lab.capture import Direction
 from openqwave.lab.topology import Host
 from openqwave.model.codes import ErrorCode
 from openqwave.model.endpoint import endpoint_at
 from openqwave.model.flow import Transport, Treatment
 from openqwave.model.traffic import FlowTraffic
 from openqwave.subsystem.effects import Share, SocketPlan
+from tests.kernel.data_plane_stage import watching
 from tests.kernel.egress_stage import Arrived, Wire, cookie_of, may_use_bpf
 from tests.kernel.nobody import USER
 from tests.kernel.program_marks_stage import (
@@ -594,6 +596,33 @@ def test_what_does_not_fit_changes_nothing(
     assert marks.programs.carry_out([rule(2, 8)], [other]) is None
     agent.send(right.ipv4)
     assert marks_of(wire, 1) == [10]
+
+
+def test_there_is_no_moment_without_a_policy(
+    pair: tuple[Host, Host], marks: Marking, run: Group
+) -> None:
+    """A program sends all the time, and rules that say the same of it in other words follow."""
+    left, right = pair
+    agent = Agent(left, run)
+    agent.make_udp()
+    never = {"users": frozenset({USER})}
+    policies = (
+        [rule(1, 8, groups=frozenset({run.number})), rule(2, 46, **never)],
+        [rule(1, 8, **never), rule(2, 46, users=frozenset({0}))],
+        [rule(2, 46, remote=ip_network(right.ipv4)), rule(1, 8, groups=frozenset())],
+    )
+    assert marks.programs.carry_out(policies[0], []) is None
+    with watching(right, Direction.INCOMING) as capture:
+        agent.order(f"[u.sendto(bytes(8), ({right.ipv4!r}, 20_000)) for _ in range(50_000)]")
+        changes = 0
+        while not agent.has_answered():
+            changes += 1
+            assert marks.programs.carry_out(policies[changes % 3], []) is None
+        seen = capture.wait_for(50_000, where=lambda packet: packet.destination_port == 20_000)
+    assert changes > 20
+    assert {packet.dscp for packet in seen} == {8, 46}
+    counted = marks.programs.traffic_of([1, 2])
+    assert sum(each.packets for each in counted.values()) == 50_000
 
 
 def test_doing_it_twice_changes_nothing_and_counters_stay(
