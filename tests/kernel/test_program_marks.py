@@ -605,11 +605,12 @@ def test_there_is_no_moment_without_a_policy(
     left, right = pair
     agent = Agent(left, run)
     agent.make_udp()
-    never = {"users": frozenset({USER})}
+    # A mixture of any two has no rule for it.
+    unused = Ports(9, 9)
     policies = (
-        [rule(1, 8, groups=frozenset({run.number})), rule(2, 46, **never)],
-        [rule(1, 8, **never), rule(2, 46, users=frozenset({0}))],
-        [rule(2, 46, remote=ip_network(right.ipv4)), rule(1, 8, groups=frozenset())],
+        [rule(1, 8, groups=frozenset({run.number})), rule(2, 46, users=frozenset({USER}))],
+        [rule(1, 8, remote_ports=unused), rule(2, 46, users=frozenset({0}))],
+        [rule(2, 46, remote=ip_network(right.ipv4)), rule(1, 8, remote_ports=unused)],
     )
     assert marks.programs.carry_out(policies[0], []) is None
     with watching(right, Direction.INCOMING) as capture:
