@@ -104,9 +104,19 @@ def _is_removed(folder: Path) -> bool:
     return not folder.exists()
 
 
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def version(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
+def address(host: Host, version: int) -> str:
+    return host.ipv4 if version == 4 else host.ipv6
+
+
 @pytest.fixture
 def speakers(
-    hosts: tuple[Host, Host], place: Ground, tmp_path: Path
+    hosts: tuple[Host, Host], place: Ground, tmp_path: Path, version: int
 ) -> Iterator[tuple[Speaker, ...]]:
     if not os.path.exists(SYSTEMS):
         pytest.skip("needs a Python that every user may run")
@@ -124,7 +134,8 @@ def speakers(
     left, right = hosts
     with contextlib.ExitStack() as stack:
         found = []
-        for number, (program, group, wrapper, family) in enumerate(kinds):
+        for number, (program, group, wrapper, family4) in enumerate(kinds):
+            family = family4 if version == 4 else "AF_INET6"
             argv = [*wrapper, program, "-c", SPEAKER, family, str(7_000 + number)]
             environment = {"PYTHONHOME": sys.base_prefix} if program == str(copied) else {}
             process = left.popen(
@@ -140,36 +151,47 @@ def speakers(
             traffic = Traffic(
                 process_program(process.pid).program,
                 Transport.UDP,
-                ip_address(left.ipv4),
-                ip_address(right.ipv4),
+                ip_address(address(left, version)),
+                ip_address(address(right, version)),
                 7_000 + number,
             )
             assert traffic.program.path == program
-            mapped = "::ffff:" if family == "AF_INET6" else ""
-            found.append(Speaker(process, traffic, mapped + right.ipv4))
+            mapped = "::ffff:" if family == "AF_INET6" and version == 4 else ""
+            found.append(Speaker(process, traffic, mapped + address(right, version)))
         yield tuple(found)
 
 
-def drawn(dice: random.Random, left: Host, right: Host, place: Ground) -> str:
+# For rules about addresses: all of a family, some that are near, and one that nobody has.
+ALL: Final = {4: "0.0.0.0/0", 6: "::/0"}
+NEAR: Final = {4: 24, 6: 64}
+NOBODYS: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
+
+
+def drawn(dice: random.Random, hosts: tuple[Host, Host], place: Ground, version: int) -> str:
     """A policy file with some rules."""
     top = f"/{place.path.name}"
-    near = ip_network(f"{right.ipv4}/24", strict=False)
+    ours, theirs = (address(host, version) for host in hosts)
+    near = str(ip_network(f"{theirs}/{NEAR[version]}", strict=False))
+    # Of the other family, and so for no traffic.
+    other = ALL[10 - version]
     choices: dict[str, list[Any]] = {
         "user": ["root", "nobody", "0", str(NOBODY)],
         "program": [PYTHON, os.path.basename(PYTHON), SYSTEMS, "other-program", "/usr/bin/env"],
         "unit": ["a.service", "b.scope", "c.service"],
         "cgroup": ["/", top, f"{top}/a.service", f"{top}/a.service/b.scope"],
         "protocol": ["udp", "udp", "tcp"],
-        "local": [left.ipv4, "10.0.0.0/8", "192.0.2.0/24", "0.0.0.0/0"],
-        "remote": [right.ipv4, "10.0.0.0/8", str(near), "192.0.2.1"],
+        "local": [ours, near, NOBODYS[version], ALL[version]],
+        "remote": [theirs, near, NOBODYS[version], ALL[version]],
         "local_ports": [7_001, "7000-7003", "7002-7004", "1-65535"],
         "remote_ports": [PORTS[0], f"{PORTS[0]}-{PORTS[1]}", "5604-5610", 9],
     }
     lines = []
     for number in range(1, dice.randint(1, MOST_RULES) + 1):
         lines += ["[[rule]]", f'name = "rule {number}"', f"dscp = {number}"]
-        for key in dice.sample(sorted(choices), dice.choice((0, 1, 1, 2, 2, 3))):
-            lines.append(f"{key} = {json.dumps(dice.choice(choices[key]))}")
+        keys = dice.sample(sorted(choices), dice.choice((0, 1, 1, 2, 2, 3)))
+        lines += [f"{key} = {json.dumps(dice.choice(choices[key]))}" for key in keys]
+        if not {"local", "remote"} & set(keys) and not dice.randrange(8):
+            lines.append(f"remote = {json.dumps(other)}")
     return "\n".join(lines) + "\n"
 
 
@@ -178,12 +200,12 @@ def test_the_kernel_does_what_is_decided(
     service: Qwaved,
     place: Ground,
     speakers: tuple[Speaker, ...],
+    version: int,
 ) -> None:
-    left, right = hosts
     dice = random.Random(8)
     holding = 0
     for number in range(SETS):
-        policy = drawn(dice, left, right, place)
+        policy = drawn(dice, hosts, place, version)
         service.obey(policy)
         rules = load(service.config, service.policy).policy.rules
         wanted: dict[str, int] = {}
