@@ -82,9 +82,18 @@ def test_tab_completes(shell: Screen, typed: str, becomes: str) -> None:
     shell.wait_for(lambda page: f"{PROMPT}{becomes}" in page.replace("\n", ""))
 
 
-def test_tab_lists_what_there_is(shell: Screen) -> None:
-    shell.type(b"qwave policy \t\t")
-    shell.wait_for(lambda page: all(word in page for word in ("check", "show", "explain")))
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("qwave policy ", ["check", "show", "explain"]),
+        # With help that has quotes and colons in it, where a shell shows help.
+        ("qwave ", ["probe", "capture", "policy", "service"]),
+        ("qwave run --", ["--type", "--hold-back", "--remark", "--verbose"]),
+    ],
+)
+def test_tab_lists_what_there_is(shell: Screen, typed: str, words: list[str]) -> None:
+    shell.type(f"{typed}\t\t".encode())
+    shell.wait_for(lambda page: all(word in page for word in words))
 
 
 # -- what is known ----------------------------------------------------------------------
