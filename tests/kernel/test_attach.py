@@ -296,6 +296,52 @@ def test_those_who_start_others_all_the_time(
         process.communicate()
 
 
+# Ends its first thread, and goes on in another one, which sends what it is told.
+HEADLESS = """
+import ctypes, socket, sys, threading
+def work():
+    for line in sys.stdin:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.sendto(line.strip().encode(), (sys.argv[1], int(sys.argv[2])))
+        print("sent", flush=True)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_that_has_lost_its_first_thread(
+    hosts: tuple[Host, Host], service: Qwaved, place: Ground, wire: Wire
+) -> None:
+    left, right = hosts
+    argv = place.entering(sys.executable, "-c", HEADLESS, right.ipv4, str(DATAGRAMS))
+    process = start(left, argv, service, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def say(word: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "sent\n"
+
+    try:
+        say("before")
+        stat = Path(f"/proc/{process.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        told = attach(left, service, "--type=voice", str(process.pid))
+        say("attached")
+        assert attach(left, service, "--end", str(told["run"]))["stays"] is None
+        assert place.below() == []
+        say("after")
+    finally:
+        process.kill()
+        process.communicate()
+    assert [(each.payload, each.dscp) for each in wire.of(DATAGRAMS)] == [
+        (b"before", 0),
+        (b"attached", VOICE),
+        (b"after", 0),
+    ]
+
+
 # A process with a child in a cgroup of its own, as a manager has it, and one beside.
 MANAGER = """
 import os, sys, time

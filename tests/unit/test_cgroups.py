@@ -15,6 +15,7 @@ import pytest
 from openqwave.drivers import cgroups, families
 from openqwave.drivers.cgroups import CgroupTrouble, NoSuchProcess, NotAllowed
 from openqwave.model.cgroups import GroupMount, group_mount
+from tests.patience import until
 
 UNIFIED = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 
@@ -241,6 +242,35 @@ def test_who_is_waited_for_has_ended() -> None:
     assert kin.has_ended
     assert families.family_of(process.pid) == []
     process.wait()
+
+
+# Ends its first thread, and goes on in another one until nobody listens any more.
+HEADLESS = """
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+print("headless", flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_who_has_lost_the_first_thread_goes_on() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEADLESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "headless\n"
+        stat = Path(f"/proc/{process.pid}/stat")
+        until(lambda: stat.read_text().split()[2] == "Z")
+        kin = families.look_up(process.pid)
+        assert kin is not None
+        assert not kin.has_ended
+        assert families.family_of(process.pid) == [process.pid]
+        assert families.living_thread(process.pid) > process.pid
+        process.kill()
+    assert families.living_thread(os.getpid()) == os.getpid()
 
 
 def test_whose_a_process_is() -> None:

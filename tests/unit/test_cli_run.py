@@ -105,11 +105,11 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
             raise NotAllowed(f"no cgroup can be made below {parent}")
         return cgroups.make(parent, kind, pid)
 
-    def processes(group: Group) -> list[int]:
+    def threads(group: Group) -> list[int]:
         return [pid for pid, place in found.places.items() if place == group.path]
 
     monkeypatch.setattr(Group, "take", take)
-    monkeypatch.setattr(Group, "processes", processes)
+    monkeypatch.setattr(Group, "threads", threads)
     for module in (starting, attaching):
         monkeypatch.setattr(module, "make", make)
         monkeypatch.setattr(module, "mounted", lambda: GroupMount(str(tmp_path), "/"))

@@ -28,7 +28,7 @@ import secrets
 from pathlib import Path
 from typing import Final, Self
 
-from openqwave.drivers.families import look_up
+from openqwave.drivers.families import living_thread, look_up
 from openqwave.model.cgroups import GroupMount, group_mount
 
 _MOUNTS: Final = "/proc/self/mountinfo"
@@ -36,6 +36,7 @@ _MOUNTS: Final = "/proc/self/mountinfo"
 _UNIFIED: Final = "0::"
 _DELETED: Final = " (deleted)"
 _PROCESSES: Final = "cgroup.procs"
+_THREADS: Final = "cgroup.threads"
 
 # What was made for a command, or for a process that ran already; and for which one: its number, and
 # when it was started, because numbers are given again, and mean others in a container.
@@ -82,6 +83,9 @@ class Group:
     def take(self, pid: int) -> None:
         """Move a process here, with all its threads; it need not have been elsewhere.
 
+        Args:
+            pid: Its number, or that of one of its threads.
+
         Raises:
             NoSuchProcess: It has ended.
             CgroupTrouble: The kernel does not move it.
@@ -95,13 +99,15 @@ class Group:
         except OSError as error:
             raise _why_not_moved(error, pid, self.path) from error
 
-    def processes(self) -> list[int]:
-        """The processes that are in it, not those in groups below.
+    def threads(self) -> list[int]:
+        """The threads that are in it, not those in groups below.
+
+        Of processes, the kernel lists those whose first thread is in it, and that may have ended.
 
         Raises:
             OSError: It is not there any more.
         """
-        fd = os.open(_PROCESSES, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        fd = os.open(_THREADS, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
         with open(fd, encoding="ascii") as file:
             return [int(line) for line in file]
 
@@ -151,7 +157,8 @@ def folder_of(mount: GroupMount, pid: int) -> Path:
         CgroupTrouble: It is in no group that can be seen from here.
     """
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+        file = Path(f"/proc/{living_thread(pid)}/cgroup")
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise NoSuchProcess(f"there is no process {pid}") from error
     for line in text.splitlines():

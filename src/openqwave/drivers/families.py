@@ -16,10 +16,8 @@ from typing import Final
 
 # PF_KTHREAD of linux/sched.h, in the ninth field.
 _IS_KERNEL_THREAD: Final = 0x0020_0000
-# Behind the name, which is in parentheses and may hold anything: state, parent, and five later
-# the flags; fifteen later still when it started.
-_PARENT, _FLAGS, _STARTED = 1, 6, 19
-_STATE: Final = 0
+# Of the fields behind the name, which is in parentheses and may hold anything.
+_STATE, _PARENT, _FLAGS, _THREADS, _STARTED = 0, 1, 6, 17, 19
 _ENDED: Final = frozenset("ZX")
 
 
@@ -32,7 +30,8 @@ class Kin:
         parent: Who started it, or looks after it now.
         started: When, in ticks since the machine did; tells it from others of its number.
         is_kernel: It is a thread of the kernel.
-        has_ended: It only waits for its parent to hear of its end.
+        has_ended: It only waits for its parent to hear of its end. One whose first thread alone
+            has ended goes on.
     """
 
     pid: int
@@ -44,19 +43,33 @@ class Kin:
 
 def look_up(pid: int) -> Kin | None:
     """A process by its number, or by that of one of its threads; None if there is none."""
-    try:
-        leader = _leader_of(pid)
-        text = Path(f"/proc/{leader}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    leader = _leader_of(pid)
+    fields = _fields_of(leader)
+    if not fields:
         return None
-    fields = text.rpartition(")")[2].split()
     return Kin(
         leader,
         int(fields[_PARENT]),
         int(fields[_STARTED]),
         bool(int(fields[_FLAGS]) & _IS_KERNEL_THREAD),
-        fields[_STATE] in _ENDED,
+        fields[_STATE] in _ENDED and int(fields[_THREADS]) <= 1,
     )
+
+
+def living_thread(pid: int) -> int:
+    """A thread of a process that runs: the first one, which has its number, or else another.
+
+    Where a process is, is where its threads are; one that has ended stays where it was.
+    """
+    try:
+        threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    except OSError:
+        return pid
+    for thread in (pid, *threads):
+        fields = _fields_of(thread)
+        if fields and fields[_STATE] not in _ENDED:
+            return thread
+    return pid
 
 
 def family_of(pid: int) -> list[int]:
@@ -92,6 +105,15 @@ def user_of(pid: int) -> int | None:
         if line.startswith("Uid:"):
             return int(line.split()[2])
     return None
+
+
+def _fields_of(thread: int) -> list[str]:
+    """What /proc has of a thread, from its state on; nothing if there is none."""
+    try:
+        text = Path(f"/proc/{thread}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def _leader_of(pid: int) -> int:

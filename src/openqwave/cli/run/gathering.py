@@ -107,11 +107,11 @@ def send_back(group: Group, parent: Path) -> None:
     """
     with Group(parent) as before:
         for _ in range(_MOST_LOOKS):
-            left = group.processes()
+            left = group.threads()
             if not left:
                 break
             for each in left:
-                # 0 is a process that cannot be seen from here.
+                # With it go the others of its process.
                 _take(before, each, pid=0)
     if not group.remove():
         raise CgroupTrouble(
