@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,21 +21,12 @@ from openqwave.cli.demo.stage import AFTER, BEFORE, BULK, STREAM
 from openqwave.cli.demo.wire import Track
 from openqwave.cli.interruption import Interrupted, Interruption
 from openqwave.cli.main import run
-
-
-def qwave(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "COLUMNS": "80"},
-    )
+from tests.unit.commands import qwave
 
 
 def test_version() -> None:
-    done = qwave("--version")
+    command = [sys.executable, "-m", "openqwave.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"qwave {version('openqwave')}\n", "")
 
 

@@ -27,6 +27,7 @@ from openqwave.wire import qlpb
 from openqwave.wire.frames import Frame
 from openqwave.wire.packets import Packet, Tag, packet_of
 from openqwave.wire.pcapng import PcapngReader
+from tests.unit.commands import qwave
 from tests.unit.made_captures import ethernet, ip, pcap_file, tcp, udp
 
 SINK, INITIATOR = 2177, 49_200
@@ -208,18 +209,20 @@ def test_comments() -> None:
 # ---- the command
 
 
-def qwave(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", "capture", *arguments],
-        input=given,
-        capture_output=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "TZ": "UTC"},
-    )
-    errors = done.stderr.decode()
-    assert "Traceback" not in errors, errors
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), errors)
+def look(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """Run `qwave capture`, with something at its input."""
+    if given:
+        words = [sys.executable, "-m", "openqwave.cli", "capture", *arguments]
+        environment = {**os.environ, "TZ": "UTC"}
+        piped = subprocess.run(
+            words, input=given, capture_output=True, timeout=60, check=False, env=environment
+        )
+        texts = piped.stdout.decode(), piped.stderr.decode()
+        done = subprocess.CompletedProcess(words, piped.returncode, *texts)
+    else:
+        done = qwave("capture", *arguments, TZ="UTC")
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
 
 
 FRAMES = [
@@ -240,7 +243,7 @@ def file(tmp_path: Path) -> str:
 
 
 def test_a_file_is_shown_and_counted(file: str) -> None:
-    done = qwave("-r", file)
+    done = look("-r", file)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "22:13:20.123456 EF     UDP 36                 10.0.0.1:5000 > 10.0.0.2:5001",
@@ -272,7 +275,7 @@ def test_a_file_is_shown_and_counted(file: str) -> None:
 )
 def test_filters(file: str, options: tuple[str, ...], shown: list[int], tmp_path: Path) -> None:
     kept = tmp_path / "kept.pcapng"
-    done = qwave("-r", file, "--json", "-w", str(kept), *options)
+    done = look("-r", file, "--json", "-w", str(kept), *options)
     assert (done.returncode, done.stderr) == (0, "")
     *told, final = map(json.loads, done.stdout.splitlines())
     assert [each["time_ns"] - T_NS for each in told] == shown
@@ -284,7 +287,7 @@ def test_filters(file: str, options: tuple[str, ...], shown: list[int], tmp_path
 
 
 def test_an_object_has_all_that_is_known(file: str) -> None:
-    told = json.loads(qwave("-r", file, "--json", "--qlpb").stdout.splitlines()[0])
+    told = json.loads(look("-r", file, "--json", "--qlpb").stdout.splitlines()[0])
     assert told == {
         "event": "packet",
         "time_ns": T_NS + 4,
@@ -314,7 +317,7 @@ def test_an_object_has_all_that_is_known(file: str) -> None:
 
 
 def test_standard_input_is_read() -> None:
-    assert qwave("-r", "-", given=FILE).stdout.count("UDP") == 3
+    assert look("-r", "-", given=FILE).stdout.count("UDP") == 3
 
 
 @pytest.mark.parametrize(
@@ -332,7 +335,7 @@ def test_a_broken_file_is_told_in_a_line(
 ) -> None:
     path = tmp_path / "broken"
     path.write_bytes(content)
-    done = qwave("-r", str(path), "--json")
+    done = look("-r", str(path), "--json")
     assert done.returncode == 2
     assert done.stderr.startswith(f"{path}: ")
     assert why in done.stderr
@@ -357,7 +360,7 @@ def test_a_broken_file_is_told_in_a_line(
     ],
 )
 def test_what_cannot_be_done_is_told(file: str, arguments: list[str], words: str) -> None:
-    done = qwave(*[file if each == "FILE" else each for each in arguments])
+    done = look(*[file if each == "FILE" else each for each in arguments])
     assert done.returncode == 2
     assert words in done.stderr
     assert Path(file).read_bytes() == FILE

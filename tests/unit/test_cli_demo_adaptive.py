@@ -11,8 +11,6 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +49,7 @@ from openqwave.cli.demo.adaptive.turns import turns_of
 from openqwave.cli.demo.adaptive.view import LineView, LiveView
 from openqwave.lab.capture import CapturedPacket, Direction
 from openqwave.lab.specs import HEADER, MAGIC
+from tests.unit.commands import qwave
 
 MBPS, MS = 1_000_000, 1_000_000
 TRACE = Path(__file__).parents[1] / "traces" / "demo-adaptive.json.gz"
@@ -474,16 +473,6 @@ def test_a_chart_of_a_story_that_ended_early(tmp_path: Path) -> None:
 
 
 # ---- The command line
-
-
-def qwave(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_help() -> None:

@@ -6,8 +6,6 @@ import importlib.util
 import io
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +38,7 @@ from openqwave.lab.links import CrossKind
 from openqwave.lab.pathmodel import Truth
 from openqwave.lab.tally import Carried
 from openqwave.model.estimates import Doubt, Estimate, Estimated, Inconclusive, PathReport
+from tests.unit.commands import qwave
 
 MBPS, US, MS = 1_000_000, 1_000, 1_000_000
 HALF_USED, COALESCED, BUCKET = CASES
@@ -471,16 +470,6 @@ def test_a_chart_that_cannot_be_written_is_told(
 
 
 # ---- The command line
-
-
-def qwave(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_help() -> None:

@@ -45,6 +45,7 @@ from openqwave.probing.measurement import (
     Wish,
 )
 from openqwave.probing.outcomes import Ended, Failed, Failure
+from tests.unit.commands import qwave
 from tests.unit.scripted_probe import (
     KNOWN,
     MEASURED,
@@ -633,17 +634,6 @@ def test_ctrl_c_ends_a_look_up(
 
 
 # ---- the command line
-
-
-def qwave(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "COLUMNS": "80"},
-    )
 
 
 @pytest.mark.parametrize(

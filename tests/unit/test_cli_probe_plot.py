@@ -6,8 +6,6 @@ import html
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from openqwave.probing.measurement import Measured, Sampled
 from openqwave.probing.outcomes import Failed, Failure
 from openqwave.probing.session import Event
 from tests.unit import made_samples as made
+from tests.unit.commands import qwave
 from tests.unit.made_samples import MS, S
 from tests.unit.scripted_probe import (
     KNOWN,
@@ -289,16 +288,6 @@ def test_a_wrong_name_is_told_before_a_recording_is_read(tmp_path: Path, capsys:
 
 
 # ---- the command line
-
-
-def qwave(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_the_options(tmp_path: Path) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -40,6 +37,7 @@ from openqwave.probing.sink_reports import (
     TrainTimed,
 )
 from openqwave.wire.qlpb import Observation
+from tests.unit.commands import qwave
 
 PEER = Endpoint(bytes([192, 0, 2, 1]), 49_200)
 NOTHING: dict[Refused, int] = dict.fromkeys(Refused, 0)
@@ -354,17 +352,6 @@ def test_any_is_everywhere() -> None:
 
 
 # ---- the command line
-
-
-def qwave(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openqwave.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "COLUMNS": "80"},
-    )
 
 
 @pytest.mark.parametrize(
