@@ -409,6 +409,32 @@ def test_everything_is_killed_and_nothing_is_left(
             service.close()
 
 
+def test_a_service_that_comes_back_claims_the_sockets_again(
+    hosts: tuple[Host, Host], place: Ground, wire: Wire
+) -> None:
+    left, _ = hosts
+    with public_folder() as folder:
+        service = Qwaved(folder, left, CONFIG)
+        try:
+            service.start()
+            with holding(hosts, service, place.entering()) as holder:
+                told = attach(left, service, "--type=voice", str(holder.process.pid))
+                service.kill()
+                service.start()
+                seen = wire.count()
+                holder.do_everything()
+                assert since(wire, seen) == everywhere(VOICE)
+                (row,) = programs_of(service)
+                seen = wire.count()
+                attach(left, service, "--end", str(row.number))
+                holder.do_everything()
+                assert since(wire, seen) == everywhere(0)
+                assert row.number == told["run"]
+            assert service.stop() == 0
+        finally:
+            service.close()
+
+
 # -- who may ----------------------------------------------------------------------------
 
 
