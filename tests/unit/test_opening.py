@@ -121,7 +121,7 @@ def test_a_service_that_answers(listen: Callable[..., Listener]) -> None:
     with qw.open() as qos:
         assert qos.backend == qw.Backend("service", f"qwaved 7 answers at {listener.path}")
         assert not qos.session.is_local
-        assert listener.hello == ms.Hello(1, (), program_name())
+        assert listener.hello == ms.Hello(1, ms.FEATURES, program_name())
     assert listener.is_over.wait(PATIENCE_S)
 
 
