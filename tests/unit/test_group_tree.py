@@ -125,10 +125,11 @@ def test_what_has_gone_keeps_its_number_for_a_while(
 ) -> None:
     folder = tmp_path / "system.slice" / "a.service"
     before = number(folder)
+    # While it is open its number is given to no other, as that of a cgroup never is.
+    held = os.open(folder, os.O_RDONLY)
     folder.rmdir()
-    # So that the file system gives another number to the next.
-    (tmp_path / "other").mkdir()
     folder.mkdir()
+    os.close(held)
     assert tree.take()
     after = number(folder)
     assert after != before
