@@ -362,10 +362,9 @@ class DataPlane:
         """
         self._presence.reconcile()
         changed = self._shapers.reconcile()
-        if self.programs is not None:
-            self.programs.reconcile(changed)
         for flow_id, outcome in changed.items():
             flow = self._flows.get(flow_id)
+            # Claims are held to rates by the same queues.
             if flow is None or flow.treatment is None:
                 continue
             if isinstance(outcome, Refusal):
@@ -374,6 +373,8 @@ class DataPlane:
                 flow.unshaped = outcome.detail
             else:
                 self._write(flow, flow.treatment, outcome)
+        if self.programs is not None:
+            self.programs.reconcile(changed)
 
     def clean_up(self) -> None:
         """Leave nothing in the kernel. There is no way back: the program is gone.
