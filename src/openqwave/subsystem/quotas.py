@@ -4,12 +4,12 @@ Counts (handles, flows, destinations) are of processes and users, and whoever re
 with ERROR_NO_SYSTEM_RESOURCES. Rates are of users, far hosts and interfaces; see
 `admission.ceilings`.
 
-**Whose contracts count where.** Of a user all do, and the rates of runs, by which programs are held
-to one that ask for nothing. A host and an interface belong to a path, so
-there those of adaptive flows do, which have one. What is limited as a share is limited where the
-whole is known: of a host, what its path was measured to carry; of an interface, its speed by its
-driver's word. A program that is told what is available may have just that for a moment (`notices`),
-so for that long the capacity counts that it was told by.
+**Whose contracts count where.** Of a user all do, and what runs hold programs to that ask for
+nothing. A host and an interface belong to a path, so there those of adaptive flows do, which have
+one. What is limited as a share is limited where the whole is known: of a host, what its path was
+measured to carry; of an interface, its speed by its driver's word. A program that is told what is
+available may have just that for a moment (`notices`), so for that long the capacity counts that it
+was told by.
 
 **A limit that changes** takes nothing from anybody. Contracts are entered anew where sums are kept
 now that were not, or are not any more.
