@@ -497,6 +497,27 @@ def test_what_the_service_carries_out(host: Host) -> None:
         assert host.told()["rules_are_carried_out"] is True
 
 
+def test_a_run_comes_before_rules(host: Host) -> None:
+    host.put("a.toml", rule("x", dscp=1))
+    asked = ("explain", "cat", "--to", "127.0.0.1:9", "--cgroup", "/a/b/c")
+    runs = (
+        row("outer", kind="run", number=3, cgroup="/a", dscp=10),
+        row("inner", kind="attach", number=4, cgroup="/a/b", dscp=46),
+        row("other", kind="run", number=5, cgroup="/a/bb", dscp=46),
+        row("unseen", kind="run", number=6),
+    )
+    with serving(*runs):
+        assert host.run(*asked, "--json") == 0
+        assert host.told()["run"] == {"number": 4, "name": "inner", "dscp": 46}
+        assert host.run(*asked) == 0
+        assert "Run 4 of 'inner', which it is part of, comes before rules" in host.output
+        assert host.run("explain", "cat", "--to", "127.0.0.1:9", "--json") == 0
+        assert host.told()["run"] is None
+    with serving(*runs[2:]):
+        assert host.run(*asked, "--json") == 0
+        assert host.told()["run"] is None
+
+
 @pytest.mark.parametrize(
     "other",
     [

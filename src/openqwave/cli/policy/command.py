@@ -119,14 +119,16 @@ def run_explain(where: Where, question: Question, *, as_json: bool) -> int:
         sys.stderr.write(f"{str(error)[:1].upper()}{str(error)[1:]}.\n")
         return CANNOT_RUN
     decision = decide(config.policy.rules, asked.traffic)
+    known = inforce.ask()
     state = None
     if decision.winner is not None:
-        state = inforce.ask().state_of(decision.winner, config.policy)
+        state = known.state_of(decision.winner, config.policy)
+    run = known.run_of(asked.traffic.program.cgroup)
     if as_json:
         head = {"format": FORMAT, "command": "policy explain"}
-        _write_document(head | document_of(asked, decision, config.policy, state))
+        _write_document(head | document_of(asked, decision, config.policy, state, run))
     else:
-        for line in lines_of(asked, decision, config.policy, state):
+        for line in lines_of(asked, decision, config.policy, state, run):
             _write(line)
     return NO_RULE if decision.winner is None else GOOD
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openqwave.admission.rules import Decision, Grant, Rule
     from openqwave.cli.policy.inforce import State
     from openqwave.cli.policy.question import Asked
+    from openqwave.ipc.messages import ProgramRow
 
 _GRANTS = ("dscp", "traffic_type", "rate_kbps")
 
@@ -29,7 +30,11 @@ def rule_line(rule: Rule) -> str:
 
 
 def lines_of(
-    asked: Asked, decision: Decision, policy: Policy, state: State | None
+    asked: Asked,
+    decision: Decision,
+    policy: Policy,
+    state: State | None,
+    run: ProgramRow | None,
 ) -> Iterator[str]:
     """The answer as people read it.
 
@@ -38,6 +43,7 @@ def lines_of(
         decision: Which rule would hold.
         policy: Has the marks of types.
         state: How it stands with that rule; None where none would.
+        run: The run that it is part of, which comes before all rules; None for none.
     """
     program, traffic = asked.traffic.program, asked.traffic
     name = program.path or program.name or "?"
@@ -59,6 +65,12 @@ def lines_of(
         yield f"  its packets would carry {_marks_in_words(winner.grant, policy)}"
     if state is not None:
         yield f"  {'in force' if state.is_in_force else 'not in force'}: {state.words}"
+    if run is not None:
+        marks = "what the program gives them" if run.dscp is None else f"DSCP {run.dscp}"
+        yield (
+            f"Run {run.number} of {run.name!r}, which it is part of, comes before rules: "
+            f"its packets carry {marks}."
+        )
     for loser in decision.losers:
         verb = "is for this traffic, too, but" if loser.matches else "is not for this traffic:"
         yield f"Rule {loser.rule.name!r} {verb} {loser.reason}."
@@ -66,7 +78,11 @@ def lines_of(
 
 
 def document_of(
-    asked: Asked, decision: Decision, policy: Policy, state: State | None
+    asked: Asked,
+    decision: Decision,
+    policy: Policy,
+    state: State | None,
+    run: ProgramRow | None,
 ) -> dict[str, Any]:
     """The answer as JSON; see `lines_of`."""
     traffic, program, winner = asked.traffic, asked.traffic.program, decision.winner
@@ -102,6 +118,7 @@ def document_of(
             }
             for loser in decision.losers
         ],
+        "run": None if run is None else {"number": run.number, "name": run.name, "dscp": run.dscp},
         "rules_are_carried_out": state is not None and state.is_in_force,
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from openqwave.admission.precedence import is_below
 from openqwave.cli.overview.words import clean, counted
 from openqwave.client.programs import open_programs
 from openqwave.model.errors import QosError
@@ -48,10 +49,12 @@ class InForce:
     Attributes:
         no_service: Why it could not be asked; empty where it could.
         rows: Its rules, by name.
+        runs: Programs that are run by `qwave run`, or attached to; those that this user may see.
     """
 
     no_service: str = ""
     rows: Mapping[str, ProgramRow] = field(default_factory=dict)
+    runs: tuple[ProgramRow, ...] = ()
 
     def state_of(self, rule: Rule, policy: Policy) -> State:
         """How it stands with a rule of the files.
@@ -69,6 +72,13 @@ class InForce:
             return State(False, clean(row.reason))
         reason = clean(row.reason)
         return State(True, clean(row.backend) + (f": {reason}" if reason else ""))
+
+    def run_of(self, cgroup: str | None) -> ProgramRow | None:
+        """The run that what is made in a cgroup belongs to, the innermost; None for none."""
+        if cgroup is None:
+            return None
+        over = [row for row in self.runs if row.cgroup and is_below(cgroup, row.cgroup)]
+        return max(over, key=lambda row: row.cgroup.count("/"), default=None)
 
     def lines_of(self, rules: Sequence[Rule], policy: Policy) -> Iterator[str]:
         """What is to be told of all rules of the files, in a few lines; nothing where none are."""
@@ -92,7 +102,8 @@ def ask() -> InForce:
             rows = programs.programs()
     except QosError as error:
         return InForce(no_service=error.detail)
-    return InForce(rows={row.name: row for row in rows if row.kind == _RULE})
+    rules = {row.name: row for row in rows if row.kind == _RULE}
+    return InForce(rows=rules, runs=tuple(row for row in rows if row.kind != _RULE))
 
 
 def dscp_of(grant: Grant, policy: Policy) -> int | None:
