@@ -102,6 +102,13 @@ def test_closed_sockets() -> None:
     check(program.closed_sockets(untried), UNKNOWN, "/c", "sudo")
 
 
+def test_which_program_makes_a_socket() -> None:
+    check(program.makers(Trial()), OK, "may name programs")
+    check(program.makers(Trial(nameless="no types")), LIMITED, "no types", "qwave run", "refusals")
+    check(program.makers(Trial("CAP_BPF is missing", lacks_rights=True)), UNKNOWN, "sudo")
+    check(program.makers(Trial("no BPF in this kernel")), UNKNOWN, "not tried")
+
+
 def test_nftables() -> None:
     check(program.nftables("", lacks_rights=False, has_program=False), OK)
     check(program.nftables("no", lacks_rights=True, has_program=True), UNKNOWN, "no", "sudo")

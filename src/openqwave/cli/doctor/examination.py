@@ -134,6 +134,7 @@ class Examination:
         return [
             program.program(trial, "" if status is None else status.backend.name),
             program.closed_sockets(trial),
+            program.makers(trial),
             program.nftables(
                 rules.nft_trouble,
                 lacks_rights=rules.lacks_rights,

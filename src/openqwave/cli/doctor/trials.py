@@ -17,6 +17,7 @@ from openqwave.cli.doctor.filtering.nft import Ruleset
 from openqwave.cli.doctor.filtering.walk import Fate, Truth
 from openqwave.enforcement.bpf import syscalls
 from openqwave.enforcement.bpf.attachment import has_tcx
+from openqwave.enforcement.bpf.creation import Creation
 from openqwave.enforcement.bpf.program import EgressProgram, Sizes
 from openqwave.enforcement.bpf.release import attach, cgroup_root
 from openqwave.enforcement.bpf.rights import missing_right
@@ -54,7 +55,7 @@ _NO_RIGHTS: Final = (errno.EPERM, errno.EACCES)
 
 
 def try_program() -> Trial:
-    """Load the program with small tables, look whether it could be attached, and close it."""
+    """Load the programs with small tables, look whether they could be attached, and close them."""
     mounts = Path(_MOUNTS).read_text(encoding="utf-8", errors="surrogateescape")
     cgroups = cgroup_root(mounts) or ""
     lacks_rights = bool(missing_right())
@@ -68,7 +69,16 @@ def try_program() -> Trial:
             os.close(attach(program.programs.release, mounts))
         except MechanismMissing as error:
             deaf = str(error)
-        return Trial("", lacks_rights=False, has_tcx=_tcx(), deaf=deaf, cgroups=cgroups)
+        with contextlib.closing(Creation(program.owners)) as creation:
+            nameless = creation.begin()
+        return Trial(
+            "",
+            lacks_rights=False,
+            has_tcx=_tcx(),
+            deaf=deaf,
+            cgroups=cgroups,
+            nameless=nameless,
+        )
 
 
 def programs_at(interface: int) -> int | None:

@@ -1,4 +1,4 @@
-"""What marks packets beyond options of sockets: the kernel's program, closed sockets, nftables."""
+"""What marks packets beyond options of sockets: the kernel's programs, closed sockets, nftables."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Trial:
         has_tcx: Whether the kernel has TCX; None if it could not be asked.
         deaf: Why closed sockets would not be heard of; empty if they would.
         cgroups: Where cgroup v2 is mounted; empty for nowhere.
+        nameless: Why it cannot be learnt which program makes a socket; empty if it can.
     """
 
     trouble: str = ""
@@ -31,6 +32,7 @@ class Trial:
     has_tcx: bool | None = None
     deaf: str = ""
     cgroups: str = ""
+    nameless: str = ""
 
 
 def program(trial: Trial, backend: str) -> Finding:
@@ -72,6 +74,25 @@ def closed_sockets(trial: Trial) -> Finding:
     if trial.deaf:
         return limited(topic, trial.deaf, "see docs/data-plane.md, Closed sockets")
     return ok(topic, f"closed sockets are heard of at {trial.cgroups}")
+
+
+def makers(trial: Trial) -> Finding:
+    """Judge whether rules of the policy may name programs."""
+    topic = "programs"
+    if trial.trouble:
+        return unknown(
+            topic,
+            "whether rules may name programs was not tried",
+            _AS_ROOT if trial.lacks_rights else "",
+        )
+    if trial.nameless:
+        return limited(
+            topic,
+            f"{trial.nameless}; rules by user, unit, cgroup and addresses work, and so does qwave "
+            "run",
+            "see docs/refusals.md, The kernel's program",
+        )
+    return ok(topic, "the kernel tells which program makes a socket, so rules may name programs")
 
 
 def nftables(trouble: str, *, lacks_rights: bool, has_program: bool) -> Finding:
