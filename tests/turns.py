@@ -29,10 +29,14 @@ ALONE = (
 TOGETHER = (
     "tests/kernel/test_attach.py",
     "tests/kernel/test_attachment.py",
+    "tests/kernel/test_capture.py",
     "tests/kernel/test_data_plane_crashes.py",
     "tests/kernel/test_data_plane_marks.py",
     "tests/kernel/test_data_plane_neighbours.py",
     "tests/kernel/test_data_plane_programs.py",
+    "tests/kernel/test_demo.py::test_an_interruption_",
+    "tests/kernel/test_demo_adaptive.py::test_an_interruption_",
+    "tests/kernel/test_demo_probe.py::test_an_interruption_",
     "tests/kernel/test_doctor.py",
     "tests/kernel/test_enforcement_refusals.py",
     "tests/kernel/test_marks_on_the_wire.py",
@@ -53,8 +57,11 @@ TOGETHER = (
     "tests/kernel/test_socket_release.py",
     "tests/kernel/test_top.py",
 )
-# But of those again, what measures a rate.
-MEASURING = ("tests/kernel/test_marks_on_the_wire.py::test_tcp_is_held_to_its_rate",)
+# But of those again, what measures.
+MEASURING = (
+    "tests/kernel/test_capture.py::test_a_measurement_is_told_by_name",
+    "tests/kernel/test_marks_on_the_wire.py::test_tcp_is_held_to_its_rate",
+)
 # What a process has in hand at most: enough to do while it waits for more, and not so much that
 # the last one has much to do when the others have nothing.
 HAND = 64
