@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from openqwave.lab.topology import Host
     from tests.kernel.exits import Foreign
     from tests.kernel.programs import Stage
+    from tests.kernel.run_stage import Ground
+    from tests.kernel.unchanged import Wire
 
 
 @pytest.fixture(params=["embedded", "service"])
@@ -32,3 +34,32 @@ def foreign() -> Iterator[Foreign]:
     program = Foreign()
     yield program
     program.close()
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two hosts on one link, for all tests of a file."""
+    from openqwave.lab.topology import Lab
+
+    with Lab() as lab:
+        left, right = lab.host("left"), lab.host("right")
+        lab.link(left, right)
+        yield left, right
+
+
+@pytest.fixture
+def place() -> Iterator[Ground]:
+    """A cgroup for commands, which has to be empty again."""
+    from tests.kernel.run_stage import ground
+
+    with ground() as found:
+        yield found
+
+
+@pytest.fixture
+def wire(hosts: tuple[Host, Host]) -> Iterator[Wire]:
+    """What arrives at the second of the hosts."""
+    from tests.kernel.unchanged import wire_from
+
+    with wire_from(*hosts) as found:
+        yield found

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from openqwave.drivers.families import family_of
-from openqwave.lab.topology import Lab
 from tests.kernel.data_plane_stage import open_socket, serving
 from tests.kernel.run_stage import (
     BACKGROUND,
@@ -26,13 +25,12 @@ from tests.kernel.run_stage import (
     Ground,
     as_user,
     finished,
-    ground,
     programs_of,
     start,
     until_none,
 )
 from tests.kernel.service_stage import NOBODY, Qwaved, public_folder
-from tests.kernel.unchanged import PATIENCE_S, Wire, wire_from
+from tests.kernel.unchanged import PATIENCE_S, Wire
 from tests.patience import until
 
 if TYPE_CHECKING:
@@ -76,28 +74,8 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with Lab() as lab:
-        left, right = lab.host("left"), lab.host("right")
-        lab.link(left, right)
-        yield left, right
-
-
-@pytest.fixture(scope="module")
 def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
     with serving(hosts[0], CONFIG) as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Ground]:
-    with ground() as found:
-        yield found
-
-
-@pytest.fixture
-def wire(hosts: tuple[Host, Host]) -> Iterator[Wire]:
-    with wire_from(*hosts) as found:
         yield found
 
 

@@ -21,7 +21,7 @@ from openqwave.drivers.handedgroup import HandedGroup, NoGroup
 from openqwave.lab.topology import Lab
 from openqwave.model.cgroups import GroupMount
 from tests.kernel.data_plane_stage import serving
-from tests.kernel.run_stage import CONFIG, Ground, ground
+from tests.kernel.run_stage import CONFIG, Ground
 from tests.kernel.service_stage import NOBODY, Actor, Qwaved, reaching
 from tests.patience import PATIENCE_S, until
 
@@ -32,12 +32,6 @@ _libc = ctypes.CDLL(None)
 _MNT_DETACH = 2
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
-
-
-@pytest.fixture
-def place() -> Iterator[Ground]:
-    with ground() as found:
-        yield found
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 import openqwave as qw
 from openqwave.lab.capture import Capture, CapturedPacket, Direction
-from openqwave.lab.topology import Host, Lab
+from openqwave.lab.topology import Host
 from tests.unit.loopback import set_tclass, set_tos
 
 # `Wire.socket` makes them, and hides the module's name from annotations.
@@ -81,14 +81,6 @@ DATAGRAMS = [kind for kind in KINDS if kind.transport == "udp" and not kind.is_b
 CONNECTED = [kind for kind in KINDS if kind.is_connected and not kind.is_bound]
 by_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 by_type = pytest.mark.parametrize("traffic_type", TYPES, ids=lambda t: t.name)
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with Lab() as lab:
-        left, right = lab.host("left"), lab.host("right")
-        lab.link(left, right)
-        yield left, right
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import openqwave as qw
-from openqwave.lab.topology import Lab
 from openqwave.model.flow import TrafficType
 from tests.kernel.crash_stage import is_there
 from tests.kernel.data_plane_stage import serving
 from tests.kernel.exits import shown
 from tests.kernel.run_stage import CONFIG as WITH_QUEUES
-from tests.kernel.run_stage import Ground, ground, programs_of
+from tests.kernel.run_stage import Ground, programs_of
 from tests.kernel.service_stage import NOBODY, Qwaved, public_folder, reaching, running
 from tests.kernel.unchanged import (
     PATIENCE_S,
@@ -36,7 +35,6 @@ from tests.kernel.unchanged import (
     Program,
     Wire,
     skip_without,
-    wire_from,
 )
 from tests.patience import until
 
@@ -68,14 +66,6 @@ def rule(name: str, **said: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with Lab() as lab:
-        left, right = lab.host("left"), lab.host("right")
-        lab.link(left, right)
-        yield left, right
-
-
-@pytest.fixture(scope="module")
 def shared(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
     with serving(hosts[0], CONFIG) as found:
         yield found
@@ -87,18 +77,6 @@ def service(shared: Qwaved) -> Iterator[Qwaved]:
     shared.obey("")
     yield shared
     shared.obey("")
-
-
-@pytest.fixture
-def wire(hosts: tuple[Host, Host]) -> Iterator[Wire]:
-    with wire_from(*hosts) as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Ground]:
-    with ground() as found:
-        yield found
 
 
 class Speaker:

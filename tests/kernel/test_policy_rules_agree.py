@@ -24,7 +24,6 @@ import pytest
 
 from openqwave.admission.rules import Traffic, decide
 from openqwave.drivers.programs import process_program
-from openqwave.lab.topology import Lab
 from openqwave.model.flow import Transport
 from openqwave.service.config import load
 from tests.kernel.data_plane_stage import serving
@@ -73,14 +72,6 @@ class Speaker:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{self.address} {port} {text}\n")
         self.process.stdin.flush()
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with Lab() as lab:
-        left, right = lab.host("left"), lab.host("right")
-        lab.link(left, right)
-        yield left, right
 
 
 @pytest.fixture(scope="module")

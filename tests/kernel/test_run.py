@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from openqwave.lab.topology import Lab
 from tests.kernel.data_plane_stage import open_socket, serving
 from tests.kernel.run_stage import (
     AUDIO_VIDEO,
@@ -24,7 +23,6 @@ from tests.kernel.run_stage import (
     Ground,
     as_user,
     finished,
-    ground,
     programs_of,
     start,
     until_none,
@@ -38,7 +36,6 @@ from tests.kernel.unchanged import (
     Wire,
     skip_without,
     wait_for_end,
-    wire_from,
 )
 from tests.patience import until
 
@@ -83,28 +80,8 @@ sys.exit(7)
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with Lab() as lab:
-        left, right = lab.host("left"), lab.host("right")
-        lab.link(left, right)
-        yield left, right
-
-
-@pytest.fixture(scope="module")
 def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
     with serving(hosts[0], CONFIG) as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Ground]:
-    with ground() as found:
-        yield found
-
-
-@pytest.fixture
-def wire(hosts: tuple[Host, Host]) -> Iterator[Wire]:
-    with wire_from(*hosts) as found:
         yield found
 
 

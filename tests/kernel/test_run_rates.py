@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from openqwave.lab.topology import Lab
 from tests.kernel.data_plane_stage import serving
-from tests.kernel.run_stage import CONFIG, VOICE, Ground, finished, ground, until_none
-from tests.kernel.unchanged import PROGRAMS, Conversation, Wire, skip_without, wire_from
+from tests.kernel.run_stage import CONFIG, VOICE, Ground, finished, until_none
+from tests.kernel.unchanged import PROGRAMS, Conversation, Wire, skip_without
 
 if TYPE_CHECKING:
     from openqwave.lab.topology import Host
@@ -41,28 +40,8 @@ RATE_BPS, FLOOD_S = 2_000_000, 2.0
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with Lab() as lab:
-        left, right = lab.host("left"), lab.host("right")
-        lab.link(left, right)
-        yield left, right
-
-
-@pytest.fixture(scope="module")
 def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
     with serving(hosts[0], CONFIG) as found:
-        yield found
-
-
-@pytest.fixture
-def place() -> Iterator[Ground]:
-    with ground() as found:
-        yield found
-
-
-@pytest.fixture
-def wire(hosts: tuple[Host, Host]) -> Iterator[Wire]:
-    with wire_from(*hosts) as found:
         yield found
 
 
