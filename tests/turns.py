@@ -39,10 +39,12 @@ TOGETHER = (
     "tests/kernel/test_demo_probe.py::test_an_interruption_",
     "tests/kernel/test_doctor.py",
     "tests/kernel/test_enforcement_refusals.py",
+    "tests/kernel/test_handed_cgroup.py",
     "tests/kernel/test_marks_on_the_wire.py",
     "tests/kernel/test_nftables.py",
     "tests/kernel/test_pages_typed.py",
     "tests/kernel/test_policy_rules.py",
+    "tests/kernel/test_policy_rules_agree.py",
     "tests/kernel/test_program_marks.py",
     "tests/kernel/test_restore.py",
     "tests/kernel/test_run.py",
@@ -61,6 +63,7 @@ TOGETHER = (
 MEASURING = (
     "tests/kernel/test_capture.py::test_a_measurement_is_told_by_name",
     "tests/kernel/test_marks_on_the_wire.py::test_tcp_is_held_to_its_rate",
+    "tests/kernel/test_policy_rules.py::test_all_traffic_of_a_rule_shares_its_rate",
 )
 # What a process has in hand at most: enough to do while it waits for more, and not so much that
 # the last one has much to do when the others have nothing.
