@@ -46,9 +46,11 @@ def mount() -> GroupMount:
 def sleeping(place: Ground, group: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """A process in a cgroup."""
     with subprocess.Popen(place.entering("sleep", "1000", group=group)) as process:
-        until(lambda: process.pid in place.processes())
-        yield process
-        process.kill()
+        try:
+            until(lambda: process.pid in place.processes())
+            yield process
+        finally:
+            process.kill()
 
 
 def opened(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -106,8 +108,10 @@ def test_one_that_was_removed_is_empty(place: Ground, mount: GroupMount) -> None
     folder = place.path / "gone"
     folder.mkdir()
     group = HandedGroup(opened(folder), mount)
+    assert (group.is_populated(), group.is_gone) == (False, False)
     folder.rmdir()
     assert not group.is_populated()
+    assert group.is_gone
     assert list(group.processes()) == []
     assert not group.remove()
     group.close()
@@ -140,6 +144,17 @@ def test_where_it_is_is_found_by_a_process_or_by_looking(place: Ground, mount: G
         HandedGroup.at(f"/{place.path.name}/nowhere", mount)
     with pytest.raises(NoGroup):
         HandedGroup.at("/../etc", mount)
+
+
+def test_one_whose_name_is_no_text_is_refused(place: Ground, mount: GroupMount) -> None:
+    # It could be written neither in the file of runs nor in a list.
+    folder = Path(os.fsdecode(bytes(place.path) + b"/\xff"))
+    folder.mkdir()
+    try:
+        with pytest.raises(NoGroup, match="UTF-8"):
+            HandedGroup(opened(folder), mount)
+    finally:
+        folder.rmdir()
 
 
 # -- at the service -------------------------------------------------------------------------
@@ -265,6 +280,20 @@ def start(_: dict[str, object], path: str) -> int:
 def end(_: dict[str, object], run: int) -> None:
     with open_programs() as programs:
         programs.end_run(run)
+
+
+def test_a_name_that_is_no_text_troubles_nobody_else(service: Qwaved, place: Ground) -> None:
+    os.chown(place.path, NOBODY, NOBODY)
+    folder = Path(os.fsdecode(bytes(place.path) + b"/\xff"))
+    folder.mkdir()
+    try:
+        os.chown(folder, NOBODY, NOBODY)
+        with Actor(NOBODY, service=service.socket) as nobody, sleeping(place):
+            with pytest.raises(qw.InvalidParameter, match="UTF-8"):
+                nobody.call(start, str(folder))
+            nobody.call(end, nobody.call(start, str(place.path)))
+    finally:
+        folder.rmdir()
 
 
 def test_no_more_runs_than_a_user_may_have(host: Host, place: Ground) -> None:

@@ -79,6 +79,7 @@ class HandedGroup:
         number: The kernel's number of it.
         uid: The user that it belongs to.
         path: As ``/proc/PID/cgroup`` has it; empty where it cannot be seen from here.
+        is_gone: It was removed, as `is_populated` has found.
     """
 
     def __init__(self, directory: int, mount: GroupMount, likely: int = 0) -> None:
@@ -90,11 +91,12 @@ class HandedGroup:
             likely: A process that is probably in it, which tells where it is at once; 0 for none.
 
         Raises:
-            NoGroup: It is something else.
+            NoGroup: It is something else, or its path is no text.
             OSError: It is no more, or there is no descriptor to be had.
         """
         self._mount = mount
         self._directory = self._events = -1
+        self.is_gone = False
         try:
             found = _look(directory)
             device = os.stat(mount.point).st_dev
@@ -108,6 +110,8 @@ class HandedGroup:
             self._directory = _opened(".", directory)
             self._events = os.open(_EVENTS, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
             self.path = self._find(likely)
+            if not _is_text(self.path):
+                raise NoGroup("its path is no UTF-8, and could not be told to anybody")
         except BaseException:
             self.close()
             raise
@@ -139,6 +143,7 @@ class HandedGroup:
         except OSError as error:
             # It was removed, and that takes its being empty.
             if error.errno == errno.ENODEV:
+                self.is_gone = True
                 return False
             raise
 
@@ -200,6 +205,15 @@ class HandedGroup:
             return os.stat(folder).st_ino == self.number
         except OSError:
             return False
+
+
+def _is_text(path: str) -> bool:
+    """Can it be written in a file or an answer? Whoever makes a group names it as he likes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _look(directory: int) -> _Statx:
