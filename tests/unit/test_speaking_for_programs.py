@@ -48,6 +48,7 @@ class Group:
     uid: int = ANN
     pids: tuple[int, ...] = (1,)
     is_removed: bool = False
+    is_gone: bool = False
 
 
 class FakeGroup:
@@ -63,6 +64,10 @@ class FakeGroup:
 
     def fileno(self) -> int:
         return self._pipe[0]
+
+    @property
+    def is_gone(self) -> bool:
+        return self._group.is_gone
 
     def is_populated(self) -> bool:
         return bool(self._group.pids)
@@ -214,6 +219,28 @@ VOICE = int(TrafficType.VOICE)
 
 
 # -- runs ---------------------------------------------------------------------------------
+
+
+def test_the_newest_run_of_a_group_holds_beside_one_that_has_just_ended(stage: Stage) -> None:
+    stage.begin(ME, "/a", traffic_type=VOICE)
+    FakeGroup.groups["/a"].pids = ()
+    stage.carrying.look()
+    FakeGroup.groups["/a"].pids = (1,)
+    stage.begin(ME, "/a", rate_bps=5_000)
+    # The mechanism goes by the last.
+    assert [run.claim.claim_id for run in stage.in_force()[1]] == [1, 2]
+
+
+def test_a_group_that_was_removed_before_anybody_entered_it_is_let_go_of_at_once(
+    stage: Stage,
+) -> None:
+    FakeGroup.groups["/a"].pids = ()
+    stage.begin(ME, "/a")
+    stage.carrying.look()
+    assert len(stage.rows(ME)) == 1
+    FakeGroup.groups["/a"].is_gone = True
+    stage.carrying.look()
+    assert stage.rows(ME) == []
 
 
 def test_a_run(stage: Stage) -> None:

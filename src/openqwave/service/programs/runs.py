@@ -132,13 +132,16 @@ class Runs:
         }
 
     def claims(self, policy: Policy) -> list[RunClaim]:
-        """What the kernel is to do for them, and for those that have ended just now."""
+        """What the kernel is to do for them, and for those that have ended just now.
+
+        Of several of one group the last holds: the newest.
+        """
         return [
             RunClaim(
                 Claim(each.claim_id, each.treatment(policy), may_delay=each.wish.hold_back),
                 frozenset({each.group.number}),
             )
-            for each in (*self._runs.values(), *self._lingering)
+            for each in (*self._lingering, *self._runs.values())
         ]
 
     def next_number(self) -> int:
@@ -228,7 +231,9 @@ class Runs:
         if is_populated:
             run.was_populated = True
             return False
-        return run.was_populated or now_s - run.since_s > _EMPTY_S
+        # Of one that was removed the kernel tells over and over.
+        is_left = run.was_populated or run.group.is_gone
+        return is_left or now_s - run.since_s > _EMPTY_S
 
     def close(self) -> None:
         """Let go of all; they go on in the file. Harmless when done before."""
