@@ -94,6 +94,71 @@ def test_what_matters_to_nobody_is_not_told_and_known_all_the_same(tmp_path: Pat
         tree.close()
 
 
+def test_what_mattered_to_nobody_is_not_remembered(tmp_path: Path) -> None:
+    tree = GroupTree(GroupMount(str(tmp_path), "/"), lambda path: path.endswith("/b.service"))
+    try:
+        for name in ("a.service", "b.service"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name).rmdir()
+            (tmp_path / name).mkdir()
+            assert tree.take() is (name == "b.service")
+            (tmp_path / name).rmdir()
+        assert tree.take()
+        assert tree.ids_of("/a.service") == set()
+        assert tree.ids_of("/b.service") != set()
+    finally:
+        tree.close()
+
+
+def test_who_makes_folders_without_end_holds_nobody_up(tmp_path: Path) -> None:
+    watcher = inotify.Inotify()
+    try:
+        watcher.watch(str(tmp_path))
+        for number_ in range(2_000):
+            (tmp_path / f"folder-{number_:09}").mkdir()
+            (tmp_path / f"folder-{number_:09}").rmdir()
+        counts = [len(list(watcher.take())) for _ in range(4)]
+        assert 0 < counts[0] < 3_000
+        assert sum(counts) == 4_000
+    finally:
+        watcher.close()
+
+
+def test_one_that_goes_does_not_cost_a_look_at_all_others(tree: GroupTree, tmp_path: Path) -> None:
+    class Unread(dict[str, int]):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("all are looked at")
+
+    vars(tree)["_ids"] = Unread(vars(tree)["_ids"])
+    (tmp_path / "system.slice" / "a.service").rmdir()
+    assert tree.take()
+    (tmp_path / "system.slice").rmdir()
+    assert tree.take()
+    assert tree.named(["a.service"])["a.service"] == {"/system.slice/a.service"}
+
+
+def test_what_the_kernel_lost_is_looked_for_a_tenth_of_the_time(
+    tree: GroupTree, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(_: inotify.Inotify) -> list[object]:
+        raise inotify.Overflow
+
+    def slow(_: inotify.Inotify, __: str) -> int:
+        clock.now_ns += 1_000_000_000
+        return 1
+
+    monkeypatch.setattr(inotify.Inotify, "take", lose)
+    monkeypatch.setattr(inotify.Inotify, "watch", slow)
+    assert not tree.take()
+    (tmp_path / "b.service").mkdir()
+    assert not tree.take()
+    assert not tree.look_again()
+    clock.now_ns += 60_000_000_000
+    assert tree.look_again()
+    assert tree.ids_of("/b.service")
+    assert not tree.look_again()
+
+
 def test_looking_at_all_takes_a_tenth_of_the_time(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,12 @@ Rules know it by its path, and systemd names the group of a unit after that. Pro
 a group after it was made, so whoever hears of it at once (inotify) is there before their first
 packet, nearly always.
 
-Groups that have gone keep their numbers for a while: sockets that were made in them may still have
-something to send.
+Groups that have gone and matter keep their numbers for a while: sockets that were made in them may
+still have something to send.
 
 Where as many folders are watched as the kernel allows, the whole tree is looked at again by
-`look_again` instead, and `trouble` says so. However many there are, that takes a tenth of the time
-at most.
+`look_again` instead, and `trouble` says so; and so it is where more happened than the kernel could
+queue. However many there are, that takes a tenth of the time at most.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ class GroupTree:
         self._inotify = Inotify()
         self._ids: dict[str, int] = {}
         self._named: defaultdict[str, set[str]] = defaultdict(set)
+        # The paths right below each.
+        self._below: defaultdict[str, set[str]] = defaultdict(set)
+        self._has_lost = False
         self._watches: dict[int, str] = {}
         self._gone: dict[str, list[tuple[int, int]]] = {}
         self.trouble = ""
@@ -99,8 +102,8 @@ class GroupTree:
                 else:
                     changed = self._hear(event) or changed
         except Overflow:
-            self._look_at_all()
-            changed = True
+            self._has_lost = True
+            changed = self._catch_up() or changed
         return changed
 
     def look_again(self) -> bool:
@@ -119,11 +122,7 @@ class GroupTree:
                     self._gone[path] = left
                 else:
                     del self._gone[path]
-        if self.trouble and self._clock() >= self._rest_until_ns:
-            known = self._ids.copy()
-            self._look_at_all()
-            changed = changed or known != self._ids
-        return changed
+        return self._catch_up() or changed
 
     def close(self) -> None:
         """Watch nothing any more; harmless when done before."""
@@ -138,11 +137,21 @@ class GroupTree:
         path = f"{above.rstrip('/')}/{event.name}"
         return self._enter(path) if event.is_new else self._leave(path)
 
+    def _catch_up(self) -> bool:
+        """Look at all where not all is told, if it is time; whether anything has changed."""
+        if not (self.trouble or self._has_lost) or self._clock() < self._rest_until_ns:
+            return False
+        known = self._ids
+        self._look_at_all()
+        return known != self._ids
+
     def _look_at_all(self) -> None:
         """Begin anew; watches that are there already are found again by the kernel."""
         began_ns, known = self._clock(), self._ids
         self._ids, self._watches, self.trouble = {}, {}, ""
+        self._has_lost = False
         self._named.clear()
+        self._below.clear()
         self._enter(self._mount.root)
         for path, number in known.items():
             if self._ids.get(path) != number:
@@ -175,6 +184,7 @@ class GroupTree:
                 self._remember(path, known)
             self._ids[path] = number
             self._named[path.rpartition("/")[2]].add(path)
+            self._below[path.rpartition("/")[0]].add(path)
             waiting += [f"{path.rstrip('/')}/{name}" for name in below]
             matters = matters or self._matters(path)
         return matters
@@ -191,15 +201,29 @@ class GroupTree:
 
     def _leave(self, top: str) -> bool:
         matters = False
-        for path in [each for each in self._ids if each == top or each.startswith(f"{top}/")]:
-            number = self._ids.pop(path)
+        waiting = [top]
+        while waiting:
+            path = waiting.pop()
+            number = self._ids.pop(path, None)
+            if number is None:
+                continue
+            waiting += self._below.pop(path, ())
+            above, _, name = path.rpartition("/")
+            _take_out(self._below, above, path)
+            _take_out(self._named, name, path)
             self._remember(path, number)
-            named = self._named[path.rpartition("/")[2]]
-            named.discard(path)
-            if not named:
-                del self._named[path.rpartition("/")[2]]
             matters = matters or self._matters(path)
         return matters
 
     def _remember(self, path: str, number: int) -> None:
-        self._gone.setdefault(path, []).append((number, self._clock()))
+        # Any user may make and remove as many as he likes.
+        if self._matters(path):
+            self._gone.setdefault(path, []).append((number, self._clock()))
+
+
+def _take_out(sets: dict[str, set[str]], name: str, path: str) -> None:
+    """Take a path out of one of several sets, which goes when it is empty."""
+    found = sets.get(name, set())
+    found.discard(path)
+    if not found:
+        sets.pop(name, None)
