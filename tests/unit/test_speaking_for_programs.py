@@ -325,7 +325,11 @@ def test_a_cgroup_of_another_user(stage: Stage) -> None:
 
 def test_an_exact_dscp_needs_the_right_to_it(stage: Stage) -> None:
     request = ms.StartRun(1, "app", 7, dscp=46)
-    assert code(stage.ask(ME, request, "/a")) is ErrorCode.ERROR_ACCESS_DENIED
+    answer = stage.ask(ME, request, "/a")
+    assert code(answer) is ErrorCode.ERROR_ACCESS_DENIED
+    # No flow goes on here, so nothing is said of one.
+    assert isinstance(answer, Refusal)
+    assert answer.detail.endswith("'netdev'; name a traffic type, which takes no right")
     assert stage.begin(Caller(ANN, "netdev"), "/a", dscp=46).dscp == 46
 
 
@@ -485,6 +489,16 @@ def holder() -> Iterator[int]:
     process.stdout.readline()
     yield process.pid
     process.communicate("")
+
+
+def test_sockets_of_a_users_run_do_not_hold_the_service_up(
+    stage: Stage, holder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGroup.groups["/a"].pids = (holder,)
+    monkeypatch.setattr(carrying, "_ADOPT_S", -1)
+    started = stage.begin(ME, "/a", adopt=True)
+    assert (started.adopted, started.unreachable) == (0, 1)
+    assert stage.begin(ROOT, "/a", adopt=True).adopted == 3
 
 
 def test_sockets_that_were_there_before_are_adopted(stage: Stage, holder: int) -> None:

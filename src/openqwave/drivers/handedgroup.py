@@ -24,7 +24,7 @@ from openqwave.drivers.cgroups import is_ours
 from openqwave.drivers.closing import close_safely
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from openqwave.model.cgroups import GroupMount
 
@@ -147,7 +147,7 @@ class HandedGroup:
                 return False
             raise
 
-    def processes(self) -> Iterator[int]:
+    def processes(self) -> Generator[int, None, None]:
         """The processes that are in it and below, group by group, those of here only."""
         waiting = deque([_opened(".", self._directory)])
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -44,7 +45,10 @@ class Reached:
 
 
 def each_socket(
-    pids: Iterable[int], is_meant: Callable[[int], bool], give: Callable[[int, int], None]
+    pids: Iterable[int],
+    is_meant: Callable[[int], bool],
+    give: Callable[[int, int], None],
+    most_s: float = float("inf"),
 ) -> Reached:
     """Give a descriptor of each TCP or UDP socket of processes, for as long as the call takes.
 
@@ -53,27 +57,34 @@ def each_socket(
         is_meant: Is it one of those that are meant? Asked once it cannot become another one.
         give: Called with the process and the descriptor; what it raises of OSError counts as not
             reached.
+        most_s: Where it takes longer it is given up, and the process at which it was counts as not
+            reached, as do those that come after it as one.
     """
+    end_s = time.monotonic() + most_s
     found = Reached()
     for pid in pids:
+        if time.monotonic() > end_s:
+            return found + Reached(0, 1)
         process = Process.of_pid(pid)
         if process is None:
             continue
         with process:
             if is_meant(pid) and process.is_alive():
-                found += _of_process(process, give)
+                found += _of_process(process, give, end_s)
     return found
 
 
-def _of_process(process: Process, give: Callable[[int, int], None]) -> Reached:
+def _of_process(process: Process, give: Callable[[int, int], None], end_s: float) -> Reached:
     count, is_reached = 0, True
     try:
-        numbers = _numbers_of(process.pid)
+        numbers = _numbers_of(process.pid, end_s)
     except FileNotFoundError:
         return Reached()
     except OSError:
         return Reached(0, 1)
     for number in numbers:
+        if time.monotonic() > end_s:
+            return Reached(count, 1)
         try:
             fetched = process.fetch(number)
         except OutOfReach:
@@ -100,11 +111,14 @@ def _of_process(process: Process, give: Callable[[int, int], None]) -> Reached:
     return Reached(count, int(not is_reached))
 
 
-def _numbers_of(pid: int) -> list[int]:
+def _numbers_of(pid: int, end_s: float) -> list[int]:
     found: list[int] = []
     folder = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in os.listdir(folder):
+            # Whoever is late is told so at the first of these.
+            if found and time.monotonic() > end_s:
+                break
             try:
                 link = os.readlink(name, dir_fd=folder)
             except FileNotFoundError:

@@ -8,6 +8,7 @@ left undone.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import select
@@ -43,6 +44,9 @@ _log = logging.getLogger("openqwave.service")
 
 # What the kernel refused, it may have room for later.
 _TRY_AGAIN_S: Final = 10.0
+# How long the loop is kept by the sockets of one run of a user, who may have any number: some ten
+# thousand are reached. Root's has its time.
+_ADOPT_S: Final = 0.5
 WITHHELD: Final = "the policy gives such marks with a rate only (priority_needs_contract)"
 
 
@@ -290,8 +294,9 @@ class Carrying:
         """Let the sockets that a run's processes have already belong to it."""
         marks = self._marks
         if marks is not None:
-            pids = list(run.group.processes())
-            run.reached = claim_sockets(marks, run.claim_id, pids, run.group.holds)
+            most_s = _ADOPT_S if run.saved.uid else float("inf")
+            with contextlib.closing(run.group.processes()) as pids:
+                run.reached = claim_sockets(*(marks, run.claim_id, pids, run.group.holds), most_s)
 
     def how_of_run(self, run: Run) -> tuple[str, str]:
         """What carries a run out, and how; or nothing, and why."""

@@ -69,7 +69,11 @@ def tell_makers(marks: ProgramMarks, programs: Collection[Executable]) -> Reache
 
 
 def claim_sockets(
-    marks: ProgramMarks, claim_id: int, pids: Iterable[int], is_meant: Callable[[int], bool]
+    marks: ProgramMarks,
+    claim_id: int,
+    pids: Iterable[int],
+    is_meant: Callable[[int], bool],
+    most_s: float,
 ) -> Reached:
     """Let the sockets that processes have already belong to a run.
 
@@ -78,8 +82,9 @@ def claim_sockets(
         claim_id: The run's.
         pids: The processes.
         is_meant: Is one still of the run?
+        most_s: As many as there is time for.
     """
-    return each_socket(pids, is_meant, lambda _, fd: marks.claim_socket(fd, claim_id))
+    return each_socket(pids, is_meant, lambda _, fd: marks.claim_socket(fd, claim_id), most_s)
 
 
 def _file_of(pid: int) -> ProgramFile | None:
