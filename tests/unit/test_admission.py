@@ -95,11 +95,12 @@ def test_rights(caller: Credentials, is_administrator: bool) -> None:
 def test_exact_dscp(caller: Credentials, group: str, is_allowed: bool) -> None:
     # Semantics 3: "administrator, or a member of the configured operators' group (default
     # `netdev`), else ERROR_ACCESS_DENIED".
-    refusal = refuse_exact_dscp(caller, Policy(operators_group=group))
+    refusal = refuse_exact_dscp(caller, Policy(operators_group=group), "there are others")
     assert (refusal is None) is is_allowed
     if refusal is not None:
         assert refusal.code is ErrorCode.ERROR_ACCESS_DENIED
         assert group in refusal.detail
+        assert refusal.detail.endswith("; there are others")
 
 
 def test_default_policy() -> None:

@@ -347,7 +347,10 @@ def test_a_dscp_needs_rights(driven: Driven, handle: int) -> None:
     # "else ERROR_ACCESS_DENIED and the flow keeps its present marks"
     flow = driven.flow(handle)
     request = rq.SetDscp(flow, 46, USER)
-    assert driven.refusal(handle, request) is ErrorCode.ERROR_ACCESS_DENIED
+    refusal = driven.result(handle, request)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is ErrorCode.ERROR_ACCESS_DENIED
+    assert refusal.detail.endswith("; the flow keeps the marks of its traffic type")
     assert driven.treatment() == Treatment(56, 6)
 
 

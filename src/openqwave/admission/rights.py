@@ -46,14 +46,20 @@ def limited_user(effective_uid: int, *, has_net_admin: bool) -> int | None:
     return None if effective_uid == 0 or has_net_admin else effective_uid
 
 
-def refuse_exact_dscp(caller: Credentials, policy: Policy) -> Refusal | None:
-    """May the caller choose code points itself? None means yes."""
+def refuse_exact_dscp(caller: Credentials, policy: Policy, instead: str) -> Refusal | None:
+    """May the caller choose code points itself? None means yes.
+
+    Args:
+        caller: Who wants to.
+        policy: What names the group of those who may.
+        instead: What there is without the right, for people.
+    """
     if caller.is_administrator or policy.operators_group in caller.groups:
         return None
     return Refusal(
         ErrorCode.ERROR_ACCESS_DENIED,
         "an exact DSCP needs effective uid 0, CAP_NET_ADMIN or membership of the group "
-        f"{policy.operators_group!r}; the flow keeps the marks of its traffic type",
+        f"{policy.operators_group!r}; {instead}",
     )
 
 

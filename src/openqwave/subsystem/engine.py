@@ -836,7 +836,9 @@ class Engine:
                         ErrorCode.ERROR_INVALID_PARAMETER,
                         f"a DSCP is 0 to {DSCP_MAX}, not {request.dscp}",
                     )
-                refusal = refuse_exact_dscp(request.caller, self._policy)
+                refusal = refuse_exact_dscp(
+                    request.caller, self._policy, "the flow keeps the marks of its traffic type"
+                )
                 if refusal is not None:
                     return refusal
                 if flow.is_adaptive:

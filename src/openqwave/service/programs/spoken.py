@@ -88,7 +88,8 @@ class SpokenFor:
             return _bad(f"a DSCP is 0 to {_MOST_DSCP}, and not {request.dscp}")
         if request.rate_bps is not None and not 0 < request.rate_bps <= _MOST_BPS:
             return _bad(f"a rate is 1 to {_MOST_BPS} bit/s, and not {request.rate_bps}")
-        if request.dscp is not None and (refused := refuse_exact_dscp(caller, policy)):
+        instead = "name a traffic type, which takes no right"
+        if request.dscp is not None and (refused := refuse_exact_dscp(caller, policy, instead)):
             return refused
         return None if caller.is_administrator else self._refuse_quota(peer.uid, request.rate_bps)
 
