@@ -157,6 +157,27 @@ def test_one_whose_name_is_no_text_is_refused(place: Ground, mount: GroupMount) 
         folder.rmdir()
 
 
+def test_whoever_tells_a_wrong_process_has_nobody_look_through_all_groups(
+    place: Ground, mount: GroupMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def walk(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        while len(looked) < 100_000:
+            looked.append(top)
+            yield f"{top}/nowhere", [], []
+
+    monkeypatch.setattr(os, "walk", walk)
+    with contextlib.closing(HandedGroup(opened(place.path), mount, 1)) as group:
+        assert group.path == f"/{place.path.name}"
+    assert looked == []
+    # One that came from a mount of somebody's own.
+    monkeypatch.setattr(os, "readlink", lambda _: "/")
+    with contextlib.closing(HandedGroup(opened(place.path), mount, 1)) as group:
+        assert group.path == ""
+    assert 0 < len(looked) < 10_000
+
+
 # -- at the service -------------------------------------------------------------------------
 
 
