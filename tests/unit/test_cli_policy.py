@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -337,6 +338,18 @@ def test_wrong_usage(host: Host, arguments: list[str]) -> None:
     assert host.output == ""
 
 
+def test_a_wrong_port_is_named(host: Host) -> None:
+    assert host.run("explain", "cat", "--to", "127.0.0.1:99999") == 2
+    assert "99999 is no port: those are from 1 to 65535." in host.errors
+
+
+def test_a_directory_is_no_file(host: Host) -> None:
+    host.put("a.toml", "")
+    assert host.run("check", str(host.etc / "policy.d")) == 2
+    told = " ".join(host.errors.replace("│", " ").split())
+    assert "is a directory: name its files, or use --policy." in told
+
+
 def test_places() -> None:
     def read(text: str) -> tuple[str, int | None]:
         place: Place = place_of(text, needs_port=False)
@@ -420,6 +433,10 @@ def test_the_user_is_the_one_that_counts() -> None:
 
 
 def test_a_program_that_need_not_run() -> None:
+    nobody = named_program("cat", "nobody-of-that-name", "/x")
+    assert nobody.unknown == (
+        "its user's number: there is no user nobody-of-that-name on this host",
+    )
     cat = named_program("cat", "root", "/x")
     assert cat.unknown == ()
     assert cat.program.path == os.path.realpath(str(cat.program.path))
@@ -547,7 +564,9 @@ def test_a_service_that_is_older_than_rules(host: Host) -> None:
 # -- the page ---------------------------------------------------------------------------
 
 
-def test_the_pages_example(host: Host) -> None:
+def test_the_pages_example(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = pwd.struct_passwd(("ann", "x", 1000, 1000, "", "/", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", {"ann": ann}.__getitem__)
     blocks = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (block,) = [one for one in blocks if "[[rule]]" in one]
     file = host.put("50-calls.toml", block)

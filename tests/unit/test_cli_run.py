@@ -668,7 +668,9 @@ def test_an_end_of_what_is_not_there(
 ) -> None:
     del tree
     assert run_end(7, as_json=False) == 2
-    assert "there is no run 7; `qwave flows` lists" in capsys.readouterr().err
+    assert (
+        "there is no run 7; `qwave flows` lists those that you may end\n" in capsys.readouterr().err
+    )
     programs.rows = [ms.ProgramRow(kind="run", number=7, name="x")]
     programs.refusal = FlowNotFound("there is no run 7 of this user")
     assert run_end(7, as_json=False) == 2

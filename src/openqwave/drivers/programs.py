@@ -102,6 +102,8 @@ def named_program(name: str, user: str | None = None, cgroup: str | None = None)
     user_name, uid = _user_of(user)
     if user is None:
         unknown.append("its user: --user names one")
+    elif uid is None:
+        unknown.append(f"its user's number: there is no user {user} on this host")
     if cgroup is None:
         unknown.append("its unit and cgroup: --cgroup names one")
     program = Program(

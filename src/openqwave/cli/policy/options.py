@@ -66,6 +66,9 @@ def check(
     """
     if files and directory is not None:
         raise typer.BadParameter("Name files, or a directory with --policy.")
+    for each in files or ():
+        if each.is_dir():
+            raise typer.BadParameter(f"{each} is a directory: name its files, or use --policy.")
     from openqwave.cli.policy.command import Where, run_check
 
     raise typer.Exit(run_check(Where(config, files or directory)))

@@ -105,7 +105,7 @@ def _port_of(text: str, wrong: BadPlace) -> int:
         raise wrong
     port = int(text)
     if not 1 <= port <= _LAST_PORT:
-        raise BadPlace(f"The port of {text} is not from 1 to {_LAST_PORT}.")
+        raise BadPlace(f"{text} is no port: those are from 1 to {_LAST_PORT}.")
     return port
 
 

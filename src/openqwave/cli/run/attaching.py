@@ -146,7 +146,9 @@ def _end(run: int, *, as_json: bool) -> None:
     with open_programs() as programs:
         rows = [each for each in programs.programs() if each.kind != _RULE and each.number == run]
         if not rows:
-            raise NoSuchProcess(f"there is no run {run}; `qwave flows` lists those of this user")
+            raise NoSuchProcess(
+                f"there is no run {run}; `qwave flows` lists those that you may end"
+            )
         programs.end_run(run)
     stays = _restored(rows[0])
     if as_json:
