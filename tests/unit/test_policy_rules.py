@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
 
+from openqwave.admission.precedence import best_first
 from openqwave.admission.rules import (
     Conditions,
     Grant,
@@ -30,7 +31,7 @@ APP = Program(
     name="app",
     user="ann",
     uid=1000,
-    cgroup="/user.slice/user-1000.slice/user@1000.service/app.slice/app.service",
+    cgroup="/user.slice/user-1000.slice/host@1000.service/app.slice/app.service",
 )
 # A program that sends UDP from 192.0.2.1:5000 to 198.51.100.7:5004.
 HERE = Traffic(APP, Transport.UDP, ip_address("192.0.2.1"), ip_address("198.51.100.7"), 5000, 5004)
@@ -101,8 +102,8 @@ WINS = [
     ("cgroup=/", "", "names a unit or cgroup"),
     (UNIT, "local=192.0.2.1 remote=198.51.100.7 from=5000 to=5004 protocol=udp", "names a unit"),
     (UNIT, "unit=app.slice", "names the deeper unit or cgroup"),
-    (UNIT, "unit=user@1000.service", "names the deeper"),
-    ("unit=user@1000.service", "unit=user.slice", "names the deeper"),
+    (UNIT, "unit=host@1000.service", "names the deeper"),
+    ("unit=host@1000.service", "unit=user.slice", "names the deeper"),
     (UNIT, f"cgroup={ROOT_SLICE}", "names the deeper"),
     ("cgroup=/user.slice/user-1000.slice", f"cgroup={ROOT_SLICE}", "names the deeper"),
     (f"cgroup={ROOT_SLICE}", "cgroup=/", "names the deeper"),
@@ -321,6 +322,26 @@ def test_depths() -> None:
     assert unit_depth("app.slic", APP.cgroup) == 0
     assert unit_depth("x.service", "/x.service/x.service") == 2
     assert unit_depth("x.service", "/") == 0
+
+
+def test_what_users_call_their_units_is_believed_of_themselves_only() -> None:
+    manager = "/user.slice/user-1000.slice/user@1000.service"
+    theirs = Program(name="app", user="ann", uid=1000, cgroup=f"{manager}/nginx.service")
+    anybody, ann = Conditions(unit="nginx.service"), Conditions(unit="nginx.service", user="ann")
+    assert mismatch(anybody, Traffic(theirs)) is not None
+    assert mismatch(ann, Traffic(theirs)) is None
+    # All of a user's, by the unit that the host's manager gave the user.
+    assert mismatch(Conditions(unit="user@1000.service"), Traffic(theirs)) is None
+    places = {"nginx.service": [f"{manager}/nginx.service", "/system.slice/nginx.service"]}
+    rules = [Rule("any", anybody, Grant(dscp=46)), Rule("ann", ann, Grant(dscp=10))]
+    placed = {
+        (each.rule.name, path) for each in best_first(rules, places) for path in each.cgroups or ()
+    }
+    assert placed == {
+        ("any", "/system.slice/nginx.service"),
+        ("ann", "/system.slice/nginx.service"),
+        ("ann", f"{manager}/nginx.service"),
+    }
     assert cgroup_depth("/", "/") == 1
     assert cgroup_depth("/a", "/a/b") == 2
     assert cgroup_depth("/a/b", "/a/b") == 3

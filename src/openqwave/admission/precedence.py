@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from openqwave.admission.rules import Closeness, Program, closeness
+from openqwave.admission.rules import Closeness, Program, closeness, unit_depth
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -66,7 +66,10 @@ def _places(conditions: Conditions, units: Mapping[str, Collection[str]]) -> Ite
         if wanted is not None:
             yield _plain(wanted)
         return
+    of_users = conditions.user is not None
     for found in units.get(conditions.unit, ()):
+        if not unit_depth(conditions.unit, found, of_users=of_users):
+            continue
         if wanted is None or is_below(found, wanted):
             yield _plain(found)
         elif is_below(wanted, found):

@@ -66,7 +66,8 @@ class Conditions:
     Attributes:
         program: The executable's absolute path, or its bare name.
         user: The name or the number of the user whose process it is.
-        unit: A systemd unit that the process is in, or in a unit of.
+        unit: A systemd unit that the process is in, or in a unit of. One of a user's own manager
+            counts only where the user is named, too: users call theirs as they like.
         cgroup: A cgroup, as ``/proc/PID/cgroup`` has it, that the process is in or below.
         protocol: TCP or UDP.
         local: This host's address.
@@ -244,7 +245,7 @@ def _misfit_of_program(conditions: Conditions, program: Program) -> str | None:
     wanted = conditions.user
     if wanted is not None and wanted not in (program.user, _text(program.uid)):
         return _misfit("user", wanted, program.user or _text(program.uid))
-    if conditions.unit is not None and not unit_depth(conditions.unit, program.cgroup):
+    if conditions.unit is not None and not _depth_of_unit(conditions, program):
         return _misfit("unit", conditions.unit, program.cgroup)
     if conditions.cgroup is not None and not cgroup_depth(conditions.cgroup, program.cgroup):
         return _misfit("cgroup", conditions.cgroup, program.cgroup)
@@ -280,15 +281,33 @@ def _text(found: object) -> str | None:
     return None if found is None else str(found)
 
 
-def unit_depth(unit: str, cgroup: str | None) -> int:
+def _depth_of_unit(conditions: Conditions, program: Program) -> int:
+    of_users = conditions.user is not None
+    return unit_depth(conditions.unit or "", program.cgroup, of_users=of_users)
+
+
+def unit_depth(unit: str, cgroup: str | None, *, of_users: bool = True) -> int:
     """How deep below the root a unit is whose process is in a cgroup; 0 if it is in none.
 
     systemd names the cgroup of a unit after it, and those of its parts go below.
+
+    Args:
+        unit: Its name.
+        cgroup: Where the process is.
+        of_users: Units of users' own managers count, too. What is below ``user@UID.service`` any
+            user may name as he likes, so a rule that names no user must not go by it.
     """
     if cgroup is None:
         return 0
     parts = cgroup.strip("/").split("/")
+    if not of_users:
+        managers = [at for at, part in enumerate(parts) if _is_users_manager(part)]
+        parts = parts[: managers[0] + 1] if managers else parts
     return len(parts) - parts[::-1].index(unit) if unit in parts else 0
+
+
+def _is_users_manager(part: str) -> bool:
+    return part.startswith("user@") and part.endswith(".service")
 
 
 def cgroup_depth(wanted: str, cgroup: str | None) -> int:
@@ -306,7 +325,7 @@ def closeness(conditions: Conditions, program: Program) -> Closeness:
     path_or_name = 0 if conditions.program is None else 1 + conditions.program.startswith("/")
     # A cgroup's depth counts the root, a unit's does not.
     depths = [
-        0 if conditions.unit is None else unit_depth(conditions.unit, program.cgroup) + 1,
+        0 if conditions.unit is None else _depth_of_unit(conditions, program) + 1,
         0 if conditions.cgroup is None else cgroup_depth(conditions.cgroup, program.cgroup),
     ]
     has = tuple(int(getattr(conditions, part) is not None) for part in _PARTS)
