@@ -85,7 +85,10 @@ def test_flows_of_all_processes_count() -> None:
     first, second, third = (driven.process(owner) for owner in (1, 2, 3))
     flows = [driven.flow(first, 1), driven.flow(second, 2), driven.flow(first, 3)]
     said = driven.detail(third, add(0, facts(4)))
-    assert said == "the processes of this user hold 3 flows already; remove some"
+    assert (
+        said
+        == "the processes of this user hold 3 flows already; remove some (limits.flows_per_user)"
+    )
     # What makes no flow is not concerned, nor are others, nor administrators.
     driven.join(first, flows[0], 4)
     driven.flow(driven.process(4, BOB), 5)
@@ -105,7 +108,10 @@ def test_destinations_of_all_processes_count() -> None:
     driven.join(first, flow, 1, B)
     for handle, request in ((first, add(flow, facts(1), C)), (second, add(0, facts(3)))):
         said = driven.detail(handle, request)
-        assert said == "the processes of this user hold 3 destinations already; remove some"
+        assert said == (
+            "the processes of this user hold 3 destinations already; remove some "
+            "(limits.destinations_per_user)"
+        )
     # A pair that is there already is no new one.
     driven.join(first, flow, 1, B)
     driven.grant(first, rq.RemoveSocket(flow, 1))

@@ -80,7 +80,7 @@ class Quotas:
             detail: How much that is, and what to do.
         """
         self._count(name)
-        return Refusal(ErrorCode.ERROR_NO_SYSTEM_RESOURCES, detail)
+        return Refusal(ErrorCode.ERROR_NO_SYSTEM_RESOURCES, f"{detail} (limits.{name})")
 
     # -- who is there -----------------------------------------------------------------
 
