@@ -253,8 +253,8 @@ def test_what_was_refused_is_sorted_filtered_and_frozen(served: FakeService) -> 
         top.type(b"r")
         top.wait_for(lambda page: programs(page)[:2] == ["obs", "mumble"])
         top.type(b"/denied\r")
-        page = top.wait_for('> refused 1-1 of 1 by times, reversed, with "denied"')
-        assert "mumble" not in page
+        top.wait_for('> refused 1-1 of 1 by times, reversed, with "denied"')
+        top.wait_for(lambda page: "mumble" not in page)
         top.type(b" ")
         top.wait_for("FROZEN")
         served.script.refusals = [*served.script.refusals, refusal(3, program="ffmpeg")]
