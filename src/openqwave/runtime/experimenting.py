@@ -251,8 +251,9 @@ class Experimenting:
                     self._verdicts.get(host, Congestion()),
                     were_tagged=tags is not None and tags.were_tagged,
                 )
-                self._subsystem.receive_path_view(host, view)
+                # First kept, then told: who has seen it may close what keeps it.
                 self._subsystem.remember(facts, view)
+                self._subsystem.receive_path_view(host, view)
             case CongestionTold(congestion=congestion):
                 self._verdicts[host] = congestion
                 self._subsystem.tell(
