@@ -128,6 +128,35 @@ def peer_count(service: OwnService) -> int:
     return len(list(service.server.peers()))
 
 
+# -- what else is watched --------------------------------------------------------------
+
+
+def test_a_watch_that_fails_is_tried_again_and_ends_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    read: list[bytes] = []
+    faults = [OSError(errno.EIO, "once"), ValueError("twice")]
+    with ExitStack() as stack:
+        reader, writer = os.pipe()
+        stack.callback(os.close, reader)
+        stack.callback(os.close, writer)
+
+        def hear() -> None:
+            if faults:
+                raise faults.pop(0)
+            read.append(os.read(reader, 8))
+
+        service = stack.enter_context(own_service())
+        client = Client(service.path)
+        service.server.watch(reader, hear)
+        os.write(writer, b"heard")
+        until(lambda: read == [b"heard"])
+        assert service.server.incidents.counts["failed looks"] == 2
+        assert "ValueError" in caplog.text
+        event = client.ask(ms.EnumerateFlows(client.end.next_id(), 0))
+        assert isinstance(event, Answered | Refusing)
+
+
 # -- the ways to end ------------------------------------------------------------------
 
 

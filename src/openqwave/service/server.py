@@ -122,6 +122,7 @@ class Server:
         self._debts_due_s = _NEVER_S
         self._ticks = 0
         self._watched: dict[int, Callable[[], None]] = {}
+        self._unheard: set[int] = set()
         self._epoll = select.epoll()
         self._owners = Owners(self._epoll)
         self._epoll.register(self._wake.fd, select.EPOLLIN)
@@ -263,9 +264,19 @@ class Server:
             while self._orders:
                 self._orders.popleft()()
         elif number in self._watched:
-            self._watched[number]()
+            self._hear(number)
         else:
             self._bury(number)
+
+    def _hear(self, number: int) -> None:
+        """Let what else is watched be read; where that fails, again at the next tick."""
+        try:
+            self._watched[number]()
+        except Exception as error:  # noqa: BLE001 - logged with its traceback
+            _log.exception("what the kernel told could not be taken in")
+            self.incidents.note("failed looks", 0, repr(error), now_ns=time.monotonic_ns())
+            self._unheard.add(number)
+            self._epoll.modify(number, 0)
 
     def _settle(self, peer: Peer) -> None:
         """After something was done with a connection: close it, or watch it again."""
@@ -367,6 +378,8 @@ class Server:
 
     def _tick(self) -> None:
         self._ticks += 1
+        while self._unheard:
+            self._epoll.modify(self._unheard.pop(), select.EPOLLIN)
         now_s = time.monotonic()
         if self._rests_until_s and now_s >= self._rests_until_s:
             self._rests_until_s = 0.0
