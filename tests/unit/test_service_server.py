@@ -427,7 +427,8 @@ def test_who_reads_nothing_is_counted_when_notices_pile_up(service: OwnService) 
         )
         until(lambda: peer_count(service) == 0)
         assert service.server.incidents.counts["protocol violation"] == 1
-        assert flow_count(service) == 0
+        # A connection is gone from the list before its flows are.
+        until(lambda: flow_count(service) == 0)
 
 
 def test_a_request_that_is_not_pending_cannot_be_cancelled(service: OwnService) -> None:
