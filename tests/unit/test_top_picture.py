@@ -59,8 +59,8 @@ def flow_lines(
     first: int, size: tuple[int, int], rows: list[ms.FlowRow], has_details: bool | None = None
 ) -> tuple[list[str], int]:
     seen = Look(0.0, STATUS, rows, [], sees_all=True)
-    lines, begun = tables.flow_lines(
-        seen, BY_FLOW, "", first, size, has_details=has_details, is_current=True
+    lines, begun = tables.table_lines(
+        "flows", seen, BY_FLOW, "", first, size, has_details=has_details, is_current=True
     )
     return texts(lines), begun
 
@@ -72,15 +72,17 @@ def test_no_line_is_too_long_and_none_too_many(
     size: tuple[int, int], first: int, has_details: bool | None
 ) -> None:
     panes = [
-        tables.flow_lines(LOOK, BY_FLOW, "", first, size, has_details=has_details, is_current=True),
-        tables.path_lines(
-            LOOK, BY_HOST, "", first, size, has_details=has_details, is_current=False
+        tables.table_lines(
+            "flows", LOOK, BY_FLOW, "", first, size, has_details=has_details, is_current=True
         ),
-        tables.program_lines(
-            LOOK, BY_NUMBER, "", first, size, has_details=has_details, is_current=True
+        tables.table_lines(
+            "paths", LOOK, BY_HOST, "", first, size, has_details=has_details, is_current=False
         ),
-        tables.refusal_lines(
-            LOOK, BY_TIME, "", first, size, has_details=has_details, is_current=True
+        tables.table_lines(
+            "programs", LOOK, BY_NUMBER, "", first, size, has_details=has_details, is_current=True
+        ),
+        tables.table_lines(
+            "refused", LOOK, BY_TIME, "", first, size, has_details=has_details, is_current=True
         ),
         picture.notice_lines(NOTICES, first, size, is_current=True),
         picture.service_lines(LOOK, LOOK, first, size),
@@ -109,7 +111,9 @@ def test_at_40_by_10_there_is_what_matters() -> None:
         "   1  ffmpeg     40         -   1.00",
     ]
     assert len(lines) == 8
-    found, _ = tables.path_lines(LOOK, BY_HOST, "", 0, (40, 8), has_details=None, is_current=True)
+    found, _ = tables.table_lines(
+        "paths", LOOK, BY_HOST, "", 0, (40, 8), has_details=None, is_current=True
+    )
     assert texts(found)[1:3] == [
         "host      capacity  free  held  state",
         "10.0.1.0      20.0  12.3  4.00  measured",
@@ -155,12 +159,12 @@ def test_where_there_is_nothing_that_is_said() -> None:
         ("", "No flows.", "No paths."),
         ("x", "No such flows.", "No such paths."),
     ):
-        found, _ = tables.flow_lines(
-            nothing, BY_FLOW, wanted, 0, (80, 9), has_details=None, is_current=True
+        found, _ = tables.table_lines(
+            "flows", nothing, BY_FLOW, wanted, 0, (80, 9), has_details=None, is_current=True
         )
         assert texts(found)[1:] == [flows]
-        found, _ = tables.path_lines(
-            nothing, BY_HOST, wanted, 0, (80, 9), has_details=None, is_current=True
+        found, _ = tables.table_lines(
+            "paths", nothing, BY_HOST, wanted, 0, (80, 9), has_details=None, is_current=True
         )
         assert texts(found)[1:] == [paths]
     found, _ = picture.notice_lines([], 0, (80, 9), is_current=False)
@@ -169,8 +173,8 @@ def test_where_there_is_nothing_that_is_said() -> None:
 
 def refusal_lines(rows: list[ms.RefusalRow], size: tuple[int, int], wanted: str = "") -> list[str]:
     seen = Look(NOON_S + 60, STATUS, [], [], sees_all=True, refusals=rows)
-    lines, _ = tables.refusal_lines(
-        seen, BY_TIME, wanted, 0, size, has_details=None, is_current=True
+    lines, _ = tables.table_lines(
+        "refused", seen, BY_TIME, wanted, 0, size, has_details=None, is_current=True
     )
     return texts(lines)
 
@@ -214,8 +218,8 @@ def test_what_is_higher_than_its_pane_says_so() -> None:
 
 def program_lines(rows: list[ms.ProgramRow], size: tuple[int, int], wanted: str = "") -> list[str]:
     seen = Look(0.0, STATUS, [], [], sees_all=True, programs=rows)
-    lines, _ = tables.program_lines(
-        seen, BY_NUMBER, wanted, 0, size, has_details=None, is_current=True
+    lines, _ = tables.table_lines(
+        "programs", seen, BY_NUMBER, wanted, 0, size, has_details=None, is_current=True
     )
     return texts(lines)
 

@@ -126,30 +126,30 @@ class Arrangement(Generic[R]):
 
 def flows_with(rows: Iterable[FlowRow], wanted: str) -> list[FlowRow]:
     """Flows that say all the words."""
-    words = wanted.casefold().split()
-    return [row for row in rows if _says(_of_flow(row), words)] if words else list(rows)
+    return _saying(rows, wanted, _of_flow)
 
 
 def paths_with(rows: Iterable[PathRow], wanted: str) -> list[PathRow]:
     """Paths that say all the words."""
-    words = wanted.casefold().split()
-    return [row for row in rows if _says(_of_path(row), words)] if words else list(rows)
+    return _saying(rows, wanted, _of_path)
 
 
 def programs_with(rows: Iterable[ProgramRow], wanted: str) -> list[ProgramRow]:
     """Runs and rules that say all the words."""
-    words = wanted.casefold().split()
-    return [row for row in rows if _says(_of_program(row), words)] if words else list(rows)
+    return _saying(rows, wanted, _of_program)
 
 
 def refusals_with(rows: Iterable[RefusalRow], wanted: str) -> list[RefusalRow]:
     """Refusals that say all the words."""
+    return _saying(rows, wanted, _of_refusal)
+
+
+def _saying(rows: Iterable[R], wanted: str, text_of: Callable[[R], str]) -> list[R]:
     words = wanted.casefold().split()
-    return [row for row in rows if _says(_of_refusal(row), words)] if words else list(rows)
-
-
-def _says(text: str, words: Sequence[str]) -> bool:
-    return all(word in text for word in words)
+    if not words:
+        return list(rows)
+    said = ((row, text_of(row)) for row in rows)
+    return [row for row, text in said if all(word in text for word in words)]
 
 
 def _of_flow(row: FlowRow) -> str:

@@ -140,7 +140,7 @@ def cropped(lines: list[Line], size: tuple[int, int]) -> list[Line]:
 def notice_lines(
     notices: Sequence[Happening], first: int, size: tuple[int, int], *, is_current: bool
 ) -> tuple[list[Line], int]:
-    """The pane of notices, the newest first; see `tables.flow_lines`."""
+    """The pane of notices, the newest first; see `tables.table_lines`."""
     width, height = size
     first = max(0, min(first, len(notices) - 1))
     lines: list[Line] = []
@@ -163,7 +163,7 @@ def notice_lines(
 def service_lines(
     glance: Glance | None, seen: Look | None, first: int, size: tuple[int, int]
 ) -> tuple[list[Line], int]:
-    """The pane of the service; see `tables.flow_lines`."""
+    """The pane of the service; see `tables.table_lines`."""
     width, _ = size
     if isinstance(glance, Away):
         page = page_without_service(glance.reason, ADVICE, width)
@@ -210,7 +210,7 @@ _HELP_KEY = 14
 
 
 def help_lines(first: int, size: tuple[int, int]) -> tuple[list[Line], int]:
-    """The help; see `tables.flow_lines`."""
+    """The help; see `tables.table_lines`."""
     width, _ = size
     lines: list[Line] = []
     for key, words in _HELP:

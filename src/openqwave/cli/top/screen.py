@@ -44,13 +44,6 @@ if TYPE_CHECKING:
 _SHARED: Final = ("flows", "paths", "notices")
 _TAKING_TURNS: Final = ("flows", "paths", "refused", "notices", "service", "programs")
 _PANES: Final = (*_TAKING_TURNS, "help")
-# Panes whose rows are sorted and filtered.
-_TABLES: Final[dict[str, Callable[..., tuple[list[Line], int]]]] = {
-    "flows": tables.flow_lines,
-    "paths": tables.path_lines,
-    "refused": tables.refusal_lines,
-    "programs": tables.program_lines,
-}
 # Each has two rows at least, with title and heading, and the flows twice that.
 _SHARED_FROM_LINES: Final = 20
 # As far back as anybody scrolls.
@@ -274,7 +267,8 @@ class TopApp(App[None]):
             case _ if seen is None:
                 lines = [picture.title(name, is_current=is_current, width=size[0])]
             case _:
-                lines, first = _TABLES[name](
+                lines, first = tables.table_lines(
+                    name,
                     seen,
                     self._orders[name],
                     self._wanted,
@@ -347,7 +341,7 @@ class TopApp(App[None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
         self._wanted = event.value
-        self._first.update(dict.fromkeys(_TABLES, 0))
+        self._first.update(dict.fromkeys(tables.TABLES, 0))
         self._arrange()
 
     def _stop_typing(self) -> None:
@@ -358,7 +352,7 @@ class TopApp(App[None]):
         """Order the current pane in another way; the flows where it has no order."""
         name = self._current if self._current in self._orders else "flows"
         self._orders[name] = turn(self._orders[name])
-        self._redraw(*_TABLES)
+        self._redraw(*tables.TABLES)
 
     def action_sort(self) -> None:
         """Sort by something else."""
@@ -383,7 +377,7 @@ class TopApp(App[None]):
             self._has_details = not tables.shows_details(self._current, height)
         else:
             self._has_details = not self._has_details
-        self._redraw(*_TABLES)
+        self._redraw(*tables.TABLES)
 
     def action_zoom(self) -> None:
         """Give the current pane the whole screen, or let others in."""

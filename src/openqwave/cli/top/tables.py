@@ -6,7 +6,8 @@ does not fit is left out, not squeezed: columns by their rank, and rows at the e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from openqwave.cli.overview.flows import page_of_flows
 from openqwave.cli.overview.pages import Page
@@ -14,6 +15,7 @@ from openqwave.cli.overview.paths import page_of_paths
 from openqwave.cli.overview.refusals import page_of_refusals
 from openqwave.cli.top.arranging import (
     Arrangement,
+    R,
     flows_with,
     paths_with,
     programs_with,
@@ -28,20 +30,35 @@ if TYPE_CHECKING:
     from openqwave.cli.top.looks import Look
     from openqwave.ipc.messages import FlowRow, PathRow, ProgramRow, RefusalRow
 
-_T = TypeVar("_T")
-
 # A pane that is as high has room for what stands below rows; lower ones have more rows instead.
 DETAILS_FROM_LINES: Final = 12
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What is particular to one pane.
+
+    Attributes:
+        rows: All that are wanted, of a look and a filter.
+        page: Lays some of them out: the rows, the look, whether there is a filter, the width.
+    """
+
+    rows: Callable[[Look, str], list[Any]]
+    page: Callable[[Sequence[Any], Look, bool, int], Page]
+
+
 def shows_details(name: str, height: int) -> bool:
-    """Does a pane have what stands below its rows, unless somebody wants it otherwise?"""
+    """Does a pane have what stands below its rows, unless somebody wants it otherwise?
+
+    Below what was refused stands why, so it is there however low the pane is.
+    """
     return name == "refused" or height >= DETAILS_FROM_LINES
 
 
-def flow_lines(
+def table_lines(
+    name: str,
     look: Look,
-    arrangement: Arrangement[FlowRow],
+    arrangement: Arrangement[R],
     wanted: str,
     first: int,
     size: tuple[int, int],
@@ -49,135 +66,54 @@ def flow_lines(
     has_details: bool | None,
     is_current: bool,
 ) -> tuple[list[Line], int]:
-    """The pane of flows.
+    """One of the panes of `TABLES`.
 
     Args:
+        name: Which.
         look: What was seen.
         arrangement: In which order.
         wanted: The filter; empty for none.
         first: Begin with this row.
         size: Width and height.
-        has_details: With what stands below rows; None where that depends on the height.
+        has_details: With what stands below rows; None where that depends on the pane.
         is_current: Whether keys move this pane.
 
     Returns:
         Its lines, and the row that it really begins with: not one beyond the last.
     """
-    rows = arrangement.of(flows_with(look.flows, wanted))
-
-    def page(part: Sequence[FlowRow], width: int) -> Page:
-        return page_of_flows(part, sees_all=True, is_filtered=bool(wanted), width=width)
-
-    words = f"flows {{}} {arrangement.words}{_filter_words(wanted)}"
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
-
-
-def path_lines(
-    look: Look,
-    arrangement: Arrangement[PathRow],
-    wanted: str,
-    first: int,
-    size: tuple[int, int],
-    *,
-    has_details: bool | None,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    """The pane of paths; see `flow_lines`."""
-    rows = arrangement.of(paths_with(look.paths, wanted))
-
-    def page(part: Sequence[PathRow], width: int) -> Page:
-        return page_of_paths(part, is_filtered=bool(wanted), width=width)
-
-    words = f"paths {{}} {arrangement.words}{_filter_words(wanted)}"
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
-
-
-def program_lines(
-    look: Look,
-    arrangement: Arrangement[ProgramRow],
-    wanted: str,
-    first: int,
-    size: tuple[int, int],
-    *,
-    has_details: bool | None,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    """The pane of programs that are spoken for; see `flow_lines`."""
-    rows = arrangement.of(programs_with(look.programs, wanted))
-
-    def page(part: Sequence[ProgramRow], width: int) -> Page:
-        if not part:
-            return Page(foot=[[(f"No{' such' if wanted else ''} programs are spoken for.", "")]])
-        return page_of_flows((), sees_all=True, is_filtered=False, width=width, spoken_for=part)
-
-    words = f"programs {{}} {arrangement.words}{_filter_words(wanted)}"
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
-
-
-def refusal_lines(
-    look: Look,
-    arrangement: Arrangement[RefusalRow],
-    wanted: str,
-    first: int,
-    size: tuple[int, int],
-    *,
-    has_details: bool | None,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    """The pane of what was refused, the newest first; see `flow_lines`.
-
-    What stands below rows is why, so it is there however low the pane is.
-    """
-    rows = arrangement.of(refusals_with(reversed(look.refusals), wanted))
-
-    def page(part: Sequence[RefusalRow], width: int) -> Page:
-        return page_of_refusals(
-            part, sees_all=True, is_filtered=bool(wanted), width=width, now_s=look.at_s
-        )
-
-    words = f"refused {{}} {arrangement.words}{_filter_words(wanted)}"
+    width, height = size
+    table = TABLES[name]
+    rows = arrangement.of(table.rows(look, wanted))
     if has_details is None:
-        has_details = shows_details("refused", size[1])
-    return _table(rows, page, words, first, size, has_details, is_current=is_current)
+        has_details = shows_details(name, height)
+    first = max(0, min(first, len(rows) - 1))
+
+    def page_of(count: int) -> Page:
+        page = table.page(rows[first : first + count], look, bool(wanted), width)
+        return page if has_details else _bare(page)
+
+    # What is below the pane's title.
+    room = max(1, height - 1)
+    page: Page = page_of(room)
+    shown = len(page.blocks)
+    while shown > 1 and len(page.lines()) > room:
+        # Notes are about the rows that are there, so fewer rows have fewer notes.
+        shown = min(shown - 1, _blocks_in(page, room - len(page.foot)))
+        page = page_of(shown)
+    place = f"{first + 1}-{first + len(page.blocks)} of {len(rows):,}" if rows else "0"
+    words = f"{name} {place} {arrangement.words}{_filter_words(wanted)}"
+    # A row may be higher than the pane.
+    top = title(words, is_current=is_current, width=width)
+    return cropped([top, *page.lines()], size), first
 
 
 def _filter_words(wanted: str) -> str:
     return f', with "{wanted}"' if wanted else ""
 
 
-def _table(
-    rows: Sequence[_T],
-    page_of: Callable[[Sequence[_T], int], Page],
-    words: str,
-    first: int,
-    size: tuple[int, int],
-    has_details: bool | None,
-    *,
-    is_current: bool,
-) -> tuple[list[Line], int]:
-    width, height = size
-    if has_details is None:
-        has_details = shows_details("", height)
-    first = max(0, min(first, len(rows) - 1))
-    # What is below the pane's title.
-    room = max(1, height - 1)
-    page = _bare(page_of(rows[first : first + room], width), has_details=has_details)
-    shown = len(page.blocks)
-    while shown > 1 and len(page.lines()) > room:
-        # Notes are about the rows that are there, so fewer rows have fewer notes.
-        shown = min(shown - 1, _blocks_in(page, room - len(page.foot)))
-        page = _bare(page_of(rows[first : first + shown], width), has_details=has_details)
-    place = f"{first + 1}-{first + len(page.blocks)} of {len(rows):,}" if rows else "0"
-    top = title(words.format(place), is_current=is_current, width=width)
-    # A row may be higher than the pane.
-    return cropped([top, *page.lines()], size), first
-
-
-def _bare(page: Page, *, has_details: bool) -> Page:
-    """The page, without what stands below rows where that is not wanted."""
-    if has_details or not page.blocks:
-        return page
-    return Page(page.head, [block[:1] for block in page.blocks])
+def _bare(page: Page) -> Page:
+    """The page without what stands below rows."""
+    return Page(page.head, [block[:1] for block in page.blocks]) if page.blocks else page
 
 
 def _blocks_in(page: Page, room: int) -> int:
@@ -188,3 +124,34 @@ def _blocks_in(page: Page, room: int) -> int:
         if left < 0:
             return max(1, number)
     return len(page.blocks)
+
+
+def _flows(part: Sequence[FlowRow], _: Look, is_filtered: bool, width: int) -> Page:
+    return page_of_flows(part, sees_all=True, is_filtered=is_filtered, width=width)
+
+
+def _paths(part: Sequence[PathRow], _: Look, is_filtered: bool, width: int) -> Page:
+    return page_of_paths(part, is_filtered=is_filtered, width=width)
+
+
+def _programs(part: Sequence[ProgramRow], _: Look, is_filtered: bool, width: int) -> Page:
+    if not part:
+        return Page(foot=[[(f"No{' such' if is_filtered else ''} programs are spoken for.", "")]])
+    return page_of_flows((), sees_all=True, is_filtered=False, width=width, spoken_for=part)
+
+
+def _refusals(part: Sequence[RefusalRow], look: Look, is_filtered: bool, width: int) -> Page:
+    return page_of_refusals(
+        part, sees_all=True, is_filtered=is_filtered, width=width, now_s=look.at_s
+    )
+
+
+# Of what was refused the newest stands first.
+TABLES: Final[dict[str, _Table]] = {
+    "flows": _Table(lambda look, wanted: flows_with(look.flows, wanted), _flows),
+    "paths": _Table(lambda look, wanted: paths_with(look.paths, wanted), _paths),
+    "refused": _Table(
+        lambda look, wanted: refusals_with(reversed(look.refusals), wanted), _refusals
+    ),
+    "programs": _Table(lambda look, wanted: programs_with(look.programs, wanted), _programs),
+}
