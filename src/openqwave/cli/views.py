@@ -1,6 +1,6 @@
 """Ways to show work that takes time; each kind of work has its own pictures and lines.
 
-Nothing here loads the terminal library: a quick command has no time for it.
+Nothing but the bar loads the terminal library: a quick command has no time for it.
 """
 
 from __future__ import annotations
@@ -44,3 +44,48 @@ class SilentView(PlainView):
 
     def show(self, *seen: object) -> None:
         """Show nothing."""
+
+
+class Bar:
+    """A bar and what is known, in one line of standard error that goes away at the end.
+
+    Drawn when there is something new to say, not by a thread: that would compete with the one that
+    works.
+    """
+
+    def __init__(self, title: str, total: float) -> None:
+        """Draw nothing yet.
+
+        Args:
+            title: What is done, in a word.
+            total: How much of it there is to do, in any unit.
+        """
+        # Here, because this takes longer to load than a line takes to write.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[known]}", markup=False),
+            console=Console(stderr=True, highlight=False),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=total, known="")
+
+    def draw(self, done: float, known: str) -> None:
+        """Redraw.
+
+        Args:
+            done: How much of it is done.
+            known: In a few words.
+        """
+        self._progress.update(self._task, completed=done, known=known, refresh=True)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -20,7 +20,7 @@ from openqwave.cli.overview.seen import PathsSeen
 from openqwave.cli.overview.showing import view
 from openqwave.cli.overview.words import clean, rate
 from openqwave.cli.plot.looks import GONE, Looks
-from openqwave.cli.views import PlainView, SilentView, View
+from openqwave.cli.views import Bar, PlainView, SilentView, View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,39 +187,19 @@ class LineView(PlainView):
         sys.stderr.flush()
 
 
-class LiveView(PlainView):
-    """A bar and what was seen last, in one line of standard error that goes away at the end.
+class LiveView(Bar):
+    """A bar and what was seen last.
 
     Args:
         length_s: How long it takes.
     """
 
     def __init__(self, length_s: float) -> None:
-        # Here, because this takes longer to load than a line takes to write.
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[known]}", markup=False),
-            console=Console(stderr=True, highlight=False),
-            auto_refresh=False,
-            transient=True,
-        )
-        self._task = self._progress.add_task("looking", total=length_s, known="")
+        super().__init__("looking", length_s)
 
     def show(self, looks: Looks) -> None:
         """Redraw."""
-        known = f"{looks.span_s:.0f} s, {describe(looks)}"
-        self._progress.update(self._task, completed=looks.span_s, known=known, refresh=True)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.draw(looks.span_s, f"{looks.span_s:.0f} s, {describe(looks)}")
 
 
 def _view(options: Options, length_s: float) -> View[Looks]:

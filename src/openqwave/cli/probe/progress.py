@@ -7,10 +7,10 @@ long enough to look.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from openqwave.cli.probe.rendering import bytes_sent
-from openqwave.cli.views import PlainView, SilentView, View
+from openqwave.cli.views import Bar, PlainView, SilentView, View
 
 if TYPE_CHECKING:
     from openqwave.probing.measurement import Progressed
@@ -44,46 +44,19 @@ class LineView(PlainView):
             sys.stderr.flush()
 
 
-class LiveView:
-    """A bar and what is known, in one line that goes away at the end.
-
-    Drawn when there is something new to say, not by a thread: that would compete with the one that
-    sends and stamps.
+class LiveView(Bar):
+    """A bar and what is known.
 
     Args:
         duration_ns: How long the measurement takes.
     """
 
     def __init__(self, duration_ns: int) -> None:
-        # Here, because this takes longer to load than a line takes to write.
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[known]}", markup=False),
-            console=Console(stderr=True, highlight=False),
-            auto_refresh=False,
-            transient=True,
-        )
-        self._task = self._progress.add_task("probing", total=duration_ns, known="")
+        super().__init__("probing", duration_ns)
 
     def show(self, progressed: Progressed) -> None:
         """Redraw."""
-        self._progress.update(
-            self._task,
-            completed=progressed.elapsed_ns,
-            known=describe(progressed),
-            refresh=True,
-        )
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.draw(progressed.elapsed_ns, describe(progressed))
 
 
 def view(duration_ns: int, *, is_quick: bool) -> View[Progressed]:
