@@ -9,13 +9,13 @@ does not: CAP_PERFMON, and the kernel's description of its types (BTF).
 from __future__ import annotations
 
 import os
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from openqwave.enforcement.bpf import btf, elf, layout, syscalls
+from openqwave.enforcement.bpf import btf, layout, syscalls
 from openqwave.enforcement.bpf.btf import Field
 from openqwave.enforcement.bpf.release import attach
 from openqwave.enforcement.bpf.rights import CAP_PERFMON, has_right
+from openqwave.enforcement.bpf.shipped import read_object
 from openqwave.enforcement.missing import MechanismMissing
 
 if TYPE_CHECKING:
@@ -109,15 +109,7 @@ class Creation:
 
 def _load(owners: int, places: bytes) -> int:
     """Have the program verified; its descriptor."""
-    data = resources.files("openqwave.enforcement.bpf").joinpath(_OBJECT).read_bytes()
-    try:
-        found = elf.read(data)
-    except elf.BrokenObject as error:
-        raise MechanismMissing(f"{_OBJECT} is broken: {error}; install it again") from error
-    if found.layout != layout.CREATED_LAYOUT:
-        raise MechanismMissing(
-            f"{_OBJECT} is of another version than this program; build it by scripts/bpf.sh"
-        )
+    found = read_object(_OBJECT, layout.CREATED_LAYOUT)
     shape = found.maps["places"]
     fd = syscalls.map_create(shape.kind, shape.key_bytes, shape.value_bytes, 1, "places")
     try:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Mapping
-from importlib import resources
 from os import close
 from typing import Final, Self
 
 from openqwave.enforcement.bpf import btf, elf, layout, syscalls
 from openqwave.enforcement.bpf.claimtable import BANKS, ClaimTable
 from openqwave.enforcement.bpf.rights import missing_right
+from openqwave.enforcement.bpf.shipped import read_object
 from openqwave.enforcement.bpf.table import FlowTable, Sizes
 from openqwave.enforcement.claims import MOST_RULES
 from openqwave.enforcement.missing import MechanismMissing
@@ -90,15 +90,7 @@ class EgressProgram:
                 'by nftables (backend = "auto" under [enforcement])'
             )
         sizes = sizes or Sizes()
-        data = resources.files("openqwave.enforcement.bpf").joinpath(_OBJECT).read_bytes()
-        try:
-            found = elf.read(data)
-        except elf.BrokenObject as error:
-            raise MechanismMissing(f"{_OBJECT} is broken: {error}; install it again") from error
-        if found.layout != layout.LAYOUT:
-            raise MechanismMissing(
-                f"{_OBJECT} is of another version than this program; build it by scripts/bpf.sh"
-            )
+        found = read_object(_OBJECT, layout.LAYOUT)
         made: list[int] = []
         try:
             maps = {}
