@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from openqwave.ipc.messages import (
     PROTOCOL_VERSION,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from openqwave.model.endpoint import Endpoint
     from openqwave.model.path import PathFacts
+    from openqwave.model.traffic import FlowTraffic
     from openqwave.runtime.runtime import Runtime
     from openqwave.service.sending import SendingRates
     from openqwave.service.shownflows import Rates, ShownFlow
@@ -128,9 +129,22 @@ def flow_rows(
             yield flow_row(each, owner, rates)
 
 
+def counters_of(traffic: FlowTraffic | None) -> dict[str, Any]:
+    """What was counted, as rows have it; nothing where nobody counts."""
+    if traffic is None:
+        return {}
+    return {
+        "sent_packets": traffic.packets,
+        "sent_bytes": traffic.bytes,
+        "excess_packets": traffic.excess_packets,
+        "excess_bytes": traffic.excess_bytes,
+        "dropped_packets": traffic.dropped_packets,
+    }
+
+
 def flow_row(shown: ShownFlow, owner: OwnerView, rates: Rates) -> FlowRow:
     """One flow as a row."""
-    view, traffic = shown.view, shown.traffic
+    view = shown.view
     settings, treatment, marks = view.settings, view.treatment, view.marks
     contract = settings.contract
     name, reason = backend_of(view, *shown.explained)
@@ -141,19 +155,15 @@ def flow_row(shown: ShownFlow, owner: OwnerView, rates: Rates) -> FlowRow:
         user=owner.user,
         uid=owner.uid,
         adaptive=view.is_adaptive,
-        traffic_type=_words(settings.traffic_type.name),
+        traffic_type=words_of(settings.traffic_type.name),
         marking=_WITHHELD_WORD if view.is_withheld else _MARKING_WORDS[settings.marking],
         dscp=None if treatment.dscp is None else marks.conformant_dscp,
         pcp=marks.conformant_pcp or None,
         priority=treatment.queue_priority,
         contract_bps=None if contract is None else contract.rate_bps,
-        shaping=None if contract is None else _words(contract.shaping.name),
+        shaping=None if contract is None else words_of(contract.shaping.name),
         sending_bps=rates.of(shown),
-        sent_packets=None if traffic is None else traffic.packets,
-        sent_bytes=None if traffic is None else traffic.bytes,
-        excess_packets=None if traffic is None else traffic.excess_packets,
-        excess_bytes=None if traffic is None else traffic.excess_bytes,
-        dropped_packets=None if traffic is None else traffic.dropped_packets,
+        **counters_of(shown.traffic),
         sockets=tuple(
             [
                 SocketRow(
@@ -340,5 +350,6 @@ def host_text(host: Endpoint, facts: PathFacts | None = None) -> str:
     return f"{host.address}%{facts.interface_name if facts and is_known else host.scope_id}"
 
 
-def _words(name: str) -> str:
+def words_of(name: str) -> str:
+    """A name of an enumeration, as people read it."""
     return name.lower().replace("_", " ")

@@ -8,12 +8,13 @@ from openqwave.ipc.messages import ProgramRow
 from openqwave.service.access import user_name
 from openqwave.service.programs.treatments import treatment_of
 from openqwave.service.rulefiles import asks_of
+from openqwave.service.views import counters_of, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from openqwave.admission.policy import Policy
-    from openqwave.model.flow import TrafficType, Treatment
+    from openqwave.model.flow import Treatment
     from openqwave.model.traffic import FlowTraffic
     from openqwave.service.programs.ruling import RuleState
     from openqwave.service.programs.runs import Run
@@ -46,7 +47,7 @@ def run_row(
         backend=backend,
         reason=reason,
         **_granted(run.wish, run.treatment(policy)),
-        **_counted(traffic.get(run.claim_id)),
+        **counters_of(traffic.get(run.claim_id)),
     )
 
 
@@ -79,31 +80,15 @@ def rule_row(
         backend=backend,
         reason=reason,
         **_granted(state.wish, treatment_of(state.wish, policy)),
-        **_counted(traffic.get(state.claim_id)),
+        **counters_of(traffic.get(state.claim_id)),
     )
 
 
 def _granted(wish: Wish, treatment: Treatment) -> dict[str, Any]:
     return {
-        "traffic_type": None if wish.traffic_type is None else _words(wish.traffic_type),
+        "traffic_type": None if wish.traffic_type is None else words_of(wish.traffic_type.name),
         "dscp": treatment.dscp,
         "priority": treatment.queue_priority,
         "rate_bps": treatment.rate_bps,
         "excess": wish.excess,
-    }
-
-
-def _words(traffic_type: TrafficType) -> str:
-    return traffic_type.name.lower().replace("_", " ")
-
-
-def _counted(traffic: FlowTraffic | None) -> dict[str, Any]:
-    if traffic is None:
-        return {}
-    return {
-        "sent_packets": traffic.packets,
-        "sent_bytes": traffic.bytes,
-        "excess_packets": traffic.excess_packets,
-        "excess_bytes": traffic.excess_bytes,
-        "dropped_packets": traffic.dropped_packets,
     }
