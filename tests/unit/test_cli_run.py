@@ -258,6 +258,7 @@ def test_a_command_is_run_in_a_cgroup_of_its_own(
         "dscp": 46,
         "rate_bps": 2_000_000,
         "hold_back": False,
+        "adopt": False,
     }
     # It was in there when the service was asked.
     assert tree.moves[0] == (os.getpid(), programs.seen[0].name)

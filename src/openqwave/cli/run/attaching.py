@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from openqwave.cli.overview.looking import ADVICE
 from openqwave.cli.overview.words import clean, counted
+from openqwave.cli.run.asking import TROUBLE, sentence_of, start
 from openqwave.cli.run.gathering import Gathered, gather, send_back
 from openqwave.client.programs import open_programs
 from openqwave.drivers.cgroups import (
@@ -31,7 +31,6 @@ from openqwave.drivers.cgroups import (
 )
 from openqwave.drivers.families import look_up, user_of
 from openqwave.drivers.programs import NoProcess, process_program
-from openqwave.model.errors import QosError, ServiceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,12 +60,8 @@ def run_end(run: int, *, as_json: bool) -> int:
 def _told(work: Callable[[], None]) -> int:
     try:
         work()
-    except ServiceUnavailable as error:
-        _tell(f"{error.detail}. {ADVICE}.")
-    except QosError as error:
-        _tell(error.detail)
-    except CgroupTrouble as error:
-        _tell(str(error))
+    except TROUBLE as error:
+        _tell(sentence_of(error))
     else:
         return DONE
     return CANNOT
@@ -86,16 +81,7 @@ def _attach(pid: int, wish: Wish, *, as_json: bool) -> None:
             ) from error
         try:
             gathered = gather(mount, group, parent, pid)
-            started = programs.start_run(
-                group.fileno(),
-                program=name,
-                pid=pid,
-                traffic_type=None if wish.traffic_type is None else int(wish.traffic_type),
-                dscp=wish.dscp,
-                rate_bps=wish.rate_bps,
-                hold_back=wish.rate_bps is not None and wish.holds_back,
-                adopt=True,
-            )
+            started = start(programs, group, wish, name=name, pid=pid, adopt=True)
         except BaseException:
             _undo(group, parent)
             raise

@@ -18,19 +18,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from openqwave.cli.overview.looking import ADVICE
 from openqwave.cli.overview.words import clean
+from openqwave.cli.run.asking import TROUBLE, sentence_of, start
 from openqwave.cli.run.scopes import become_in_scope
 from openqwave.client.programs import open_programs
 from openqwave.drivers.cgroups import CgroupTrouble, Group, NotAllowed, folder_of, make, mounted
-from openqwave.model.errors import QosError, ServiceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from openqwave.cli.run.wishes import Wish
-    from openqwave.client.programs import Programs
-    from openqwave.ipc.messages import StartedRun
 
 # This program failed; the command is there and cannot be executed; it is not there.
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -73,12 +70,8 @@ def run_command(
     except CannotBecome as error:
         _tell(str(error))
         return error.status
-    except ServiceUnavailable as error:
-        _tell(f"{error.detail}. {ADVICE}.")
-    except QosError as error:
-        _tell(error.detail)
-    except CgroupTrouble as error:
-        _tell(str(error))
+    except TROUBLE as error:
+        _tell(sentence_of(error))
     return FAILED
 
 
@@ -96,7 +89,7 @@ def _become(wish: Wish, command: Sequence[str], *, is_verbose: bool, is_in_scope
             become_in_scope(wish, command, error, own_environment(), is_verbose=is_verbose)
         try:
             group.take(pid)
-            started = _start(programs, group, wish, pid, path)
+            started = start(programs, group, wish, name=os.path.basename(path), pid=pid)
             try:
                 if is_verbose:
                     _tell(f"run {started.run}: {started.words}")
@@ -107,18 +100,6 @@ def _become(wish: Wish, command: Sequence[str], *, is_verbose: bool, is_in_scope
         except BaseException:
             _leave(group, parent, pid)
             raise
-
-
-def _start(programs: Programs, group: Group, wish: Wish, pid: int, path: str) -> StartedRun:
-    return programs.start_run(
-        group.fileno(),
-        program=wish.name or os.path.basename(path),
-        pid=pid,
-        traffic_type=None if wish.traffic_type is None else int(wish.traffic_type),
-        dscp=wish.dscp,
-        rate_bps=wish.rate_bps,
-        hold_back=wish.rate_bps is not None and wish.holds_back,
-    )
 
 
 def _leave(group: Group, parent: Path, pid: int) -> None:
