@@ -29,12 +29,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from openqwave.drivers.families import living_thread, look_up
-from openqwave.model.cgroups import GroupMount, group_mount
+from openqwave.model.cgroups import DELETED, GroupMount, group_in, group_mount
 
 _MOUNTS: Final = "/proc/self/mountinfo"
-# How the name of a group of the unified hierarchy begins among those of others (cgroups(7)).
-_UNIFIED: Final = "0::"
-_DELETED: Final = " (deleted)"
 _PROCESSES: Final = "cgroup.procs"
 _THREADS: Final = "cgroup.threads"
 
@@ -161,12 +158,10 @@ def folder_of(mount: GroupMount, pid: int) -> Path:
         text = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise NoSuchProcess(f"there is no process {pid}") from error
-    for line in text.splitlines():
-        if line.startswith(_UNIFIED):
-            folder = mount.folder_of(line.removeprefix(_UNIFIED).removesuffix(_DELETED))
-            if folder is not None:
-                return Path(folder)
-            break
+    group = group_in(text)
+    folder = None if group is None else mount.folder_of(group.removesuffix(DELETED))
+    if folder is not None:
+        return Path(folder)
     raise CgroupTrouble(
         f"the cgroup of process {pid} is not below {mount.point}, where this container has its "
         "own; do it outside"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from openqwave.drivers.cgroups import is_ours
 from openqwave.drivers.closing import close_safely
+from openqwave.model.cgroups import group_in
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,7 +40,6 @@ _STATX_BYTES: Final = 256
 _EVENTS: Final = "cgroup.events"
 _PROCESSES: Final = "cgroup.procs"
 _POPULATED: Final = b"populated 1"
-_UNIFIED: Final = "0::"
 
 # How many folders are looked at for one whose place nothing tells: a tenth of a second. Of a run
 # that is not found the place is not shown, and the next start does not take it up.
@@ -242,12 +242,9 @@ def _look(directory: int) -> _Statx:
 def _group_of(pid: int) -> str | None:
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                if line.startswith(_UNIFIED):
-                    return line.rstrip("\n").removeprefix(_UNIFIED)
+            return group_in(file.read())
     except OSError:
-        pass
-    return None
+        return None
 
 
 def _processes_of(folder: int) -> list[int]:

@@ -19,11 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from openqwave.admission.rules import Program
+from openqwave.model.cgroups import DELETED, group_in
 
-# What the kernel puts behind the name of a file that is not there any more (proc(5)).
-_DELETED: Final = " (deleted)"
-# Of the unified hierarchy (cgroups(7)).
-_UNIFIED: Final = "0::"
 # The host's files as its first process sees them, for a service that is shown fewer.
 _HOST: Final = "/proc/1/root"
 
@@ -63,7 +60,7 @@ def process_program(pid: int) -> Seen:
         raise NoProcess(f"there is no process {pid}: {error.strerror or error}") from error
     path = None
     try:
-        path = os.readlink(folder / "exe").removesuffix(_DELETED)
+        path = os.readlink(folder / "exe").removesuffix(DELETED)
     except FileNotFoundError as error:
         if not folder.exists():
             raise NoProcess(f"there is no process {pid}") from error
@@ -145,7 +142,7 @@ def program_file(pid: int) -> ProgramFile | None:
         raise
     except OSError:
         return None
-    return ProgramFile(path.removesuffix(_DELETED), inode, path.endswith(_DELETED))
+    return ProgramFile(path.removesuffix(DELETED), inode, path.endswith(DELETED))
 
 
 def inode_of(path: str) -> tuple[int | None, str]:
@@ -198,10 +195,8 @@ def _uid_of(folder: Path) -> int:
 
 
 def _cgroup_of(folder: Path) -> str | None:
-    for line in _text_of(folder / "cgroup").splitlines():
-        if line.startswith(_UNIFIED):
-            return line.removeprefix(_UNIFIED).removesuffix(_DELETED)
-    return None
+    group = group_in(_text_of(folder / "cgroup"))
+    return None if group is None else group.removesuffix(DELETED)
 
 
 def _text_of(file: Path) -> str:

@@ -4,13 +4,18 @@ A process names its group by a path below the root that it can see (``/proc/PID/
 file system has it below a mount point. A container's mount may begin in the middle of the
 hierarchy, and then the part of the name that leads there is not part of the path.
 
-Source: proc_pid_mountinfo(5).
+Sources: cgroups(7), proc_pid_mountinfo(5).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+# The unified hierarchy's line of /proc/PID/cgroup.
+_UNIFIED: Final = "0::"
+# What the kernel puts behind the name of a group, or of a file, that is not there any more.
+DELETED: Final = " (deleted)"
 
 # Mountinfo writes blanks and backslashes in a path as a backslash and so many octal digits.
 _OCTAL_DIGITS: Final = 3
@@ -42,6 +47,22 @@ class GroupMount:
         if not is_below or ".." in group.split("/"):
             return None
         return f"{self.point}{group.removeprefix(base)}".rstrip("/") or "/"
+
+
+def group_in(text: str) -> str | None:
+    """The group that a process is in, as it is written: with `DELETED` behind one that has gone.
+
+    Args:
+        text: What ``/proc/PID/cgroup`` says.
+
+    Returns:
+        Its path; None on a host without the unified hierarchy.
+    """
+    # Whoever makes a group names it as he likes, but for ends of lines.
+    for line in text.split("\n"):
+        if line.startswith(_UNIFIED):
+            return line.removeprefix(_UNIFIED)
+    return None
 
 
 def group_mount(mounts: str) -> GroupMount | None:
