@@ -296,7 +296,7 @@ class Carrying:
         if marks is not None:
             most_s = _ADOPT_S if run.saved.uid else float("inf")
             with contextlib.closing(run.group.processes()) as pids:
-                run.reached = claim_sockets(*(marks, run.claim_id, pids, run.group.holds), most_s)
+                run.reached = claim_sockets(marks, run.claim_id, pids, run.group.holds, most_s)
 
     def how_of_run(self, run: Run) -> tuple[str, str]:
         """What carries a run out, and how; or nothing, and why."""
