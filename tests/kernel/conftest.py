@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.kernel.exits import Foreign
     from tests.kernel.programs import Stage
     from tests.kernel.run_stage import Ground
+    from tests.kernel.service_stage import Qwaved
     from tests.kernel.unchanged import Wire
 
 
@@ -45,6 +46,16 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         left, right = lab.host("left"), lab.host("right")
         lab.link(left, right)
         yield left, right
+
+
+@pytest.fixture(scope="module")
+def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
+    """A service on the first of the hosts that can speak for programs, for all tests of a file."""
+    from tests.kernel.data_plane_stage import serving
+    from tests.kernel.run_stage import CONFIG
+
+    with serving(hosts[0], CONFIG) as found:
+        yield found
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from openqwave.drivers.families import family_of
-from tests.kernel.data_plane_stage import open_socket, serving
+from tests.kernel.data_plane_stage import open_socket
 from tests.kernel.run_stage import (
     BACKGROUND,
     CONFIG,
@@ -71,12 +71,6 @@ for line in sys.stdin:
         os.wait()
     print("done", flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
-    with serving(hosts[0], CONFIG) as found:
-        yield found
 
 
 class Holder:

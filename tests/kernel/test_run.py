@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.data_plane_stage import open_socket, serving
+from tests.kernel.data_plane_stage import open_socket
 from tests.kernel.run_stage import (
     AUDIO_VIDEO,
     BACKGROUND,
@@ -77,12 +76,6 @@ if os.fork() == 0:
 os.wait()
 sys.exit(7)
 """
-
-
-@pytest.fixture(scope="module")
-def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
-    with serving(hosts[0], CONFIG) as found:
-        yield found
 
 
 def said(wire: Wire, port: int = RECEIVER) -> list[tuple[str, int]]:

@@ -6,14 +6,12 @@ Bounds are wide: what a busy machine loses is not made up for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.data_plane_stage import serving
-from tests.kernel.run_stage import CONFIG, VOICE, Ground, finished, until_none
+from tests.kernel.run_stage import VOICE, Ground, finished, until_none
 from tests.kernel.unchanged import PROGRAMS, Conversation, Wire, skip_without
 
 if TYPE_CHECKING:
@@ -37,12 +35,6 @@ while time.monotonic() < end:
     time.sleep(0.001)
 """
 RATE_BPS, FLOOD_S = 2_000_000, 2.0
-
-
-@pytest.fixture(scope="module")
-def service(hosts: tuple[Host, Host]) -> Iterator[Qwaved]:
-    with serving(hosts[0], CONFIG) as found:
-        yield found
 
 
 def test_everything_together_is_held_back_to_a_rate(
